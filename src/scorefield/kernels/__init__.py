@@ -1,0 +1,21 @@
+from scorefield.kernels.base import Kernel, State, Stay
+from scorefield.kernels.deterministic import Euler, Heun
+from scorefield.kernels.langevin import BatchSignalToNoise, FixedStep, Langevin, SigmaStep, SignalToNoise, StepSize
+from scorefield.kernels.reverse_sde import Ancestral, EulerMaruyama, ReverseDiffusion
+
+__all__ = [
+    "Ancestral",
+    "BatchSignalToNoise",
+    "Euler",
+    "EulerMaruyama",
+    "FixedStep",
+    "Heun",
+    "Kernel",
+    "Langevin",
+    "ReverseDiffusion",
+    "SigmaStep",
+    "SignalToNoise",
+    "State",
+    "Stay",
+    "StepSize",
+]

@@ -1,0 +1,120 @@
+"""Grids of sampling times: from noise to data, decreasing, ``steps`` steps and so ``steps`` + 1 times.
+
+A grid takes its end points from the schedule unless it is given its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.schedules import Schedule
+
+
+class Grid(ABC):
+    """A rule that places sampling times."""
+
+    @abstractmethod
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        """Decreasing times, (steps + 1,), float64."""
+
+
+@dataclass(frozen=True)
+class Uniform(Grid):
+    """Equal steps in time.
+
+    Args:
+        t_min: time at which sampling ends; None takes the schedule's.
+        t_max: time at which sampling starts; None takes the schedule's.
+    """
+
+    t_min: float | None = None
+    t_max: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        start, end = _ends(schedule, self.t_min, self.t_max)
+        return _pin(_line(start, end, steps), start, end)
+
+
+@dataclass(frozen=True)
+class LogRatio(Grid):
+    """Equal steps in ln(sigma / alpha), half the log signal-to-noise ratio.
+
+    Args:
+        t_min: time at which sampling ends; None takes the schedule's.
+        t_max: time at which sampling starts; None takes the schedule's.
+    """
+
+    t_min: float | None = None
+    t_max: float | None = None
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        start, end = _ends(schedule, self.t_min, self.t_max)
+        high, low = schedule.ratio(torch.stack([start, end])).log()
+        return _pin(schedule.time_at(_line(high, low, steps).exp()), start, end)
+
+
+@dataclass(frozen=True)
+class Karras(Grid):
+    """Equal steps in u^(1/rho), u = sigma / alpha (Karras et al. 2022, eq. 5).
+
+    The paper's final step to sigma = 0 is the sampler's ``denoise_last``: its N network levels are N - 1 steps here.
+
+    Args:
+        rho: exponent, > 0; larger values shorten the steps near the data.
+        t_min: time at which sampling ends; None takes the schedule's.
+        t_max: time at which sampling starts; None takes the schedule's.
+    """
+
+    rho: float = 7.0
+    t_min: float | None = None
+    t_max: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rho <= 0:
+            raise ValueError(f"rho={self.rho} must be positive")
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        start, end = _ends(schedule, self.t_min, self.t_max)
+        high, low = schedule.ratio(torch.stack([start, end])) ** (1 / self.rho)
+        return _pin(schedule.time_at(_line(high, low, steps) ** self.rho), start, end)
+
+
+@dataclass(frozen=True)
+class Given(Grid):
+    """Times given one by one.
+
+    Args:
+        times: decreasing times; one more than the sampler's steps.
+    """
+
+    times: Sequence[float]
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        if len(self.times) != steps + 1:
+            raise ValueError(f"times has {len(self.times)} entries, but {steps} steps need {steps + 1}")
+        return torch.tensor(list(self.times), dtype=torch.float64)
+
+
+def _ends(schedule: Schedule, t_min: float | None, t_max: float | None) -> tuple[Tensor, Tensor]:
+    """Start (noise) and end (data) of a grid."""
+    end = schedule.t_min if t_min is None else t_min
+    start = schedule.t_max if t_max is None else t_max
+    if not end < start:
+        raise ValueError(f"a sampling grid needs t_min < t_max, got t_min={end}, t_max={start}")
+    return torch.tensor(start, dtype=torch.float64), torch.tensor(end, dtype=torch.float64)
+
+
+def _line(start: Tensor, end: Tensor, steps: int) -> Tensor:
+    """steps + 1 equally spaced values from start to end, both included exactly."""
+    if steps < 1:
+        raise ValueError(f"steps={steps} must be at least 1")
+    return start + (end - start) * (torch.arange(steps + 1, dtype=torch.float64) / steps)
+
+
+def _pin(times: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Put the two ends exactly where they belong, which rounding has moved them from."""
+    times[0], times[-1] = start, end
+    return times

@@ -1,0 +1,49 @@
+"""Transitions of the sampling state from one time to the next."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.noise import Noise
+
+State = Mapping[str, Tensor]
+
+
+class Kernel(ABC):
+    """One transition of x from time t to time s <= t; a corrector is a kernel that is called with s = t.
+
+    Kernels are values: whatever a method remembers between steps is the state that `init` makes and `step` returns.
+
+    Attributes:
+        order: order of convergence of a deterministic kernel in the step size; None for a stochastic one.
+        calls: network evaluations of one step.
+    """
+
+    order: int | None = None
+    calls: int = 1
+
+    def init(self, x: Tensor, grid: Tensor) -> State:
+        """State before the first step along ``grid``, decreasing times (steps + 1,)."""
+        return {}
+
+    @abstractmethod
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        """Move x (B, *event) from times t (B,) to s (B,)."""
+
+
+@dataclass(frozen=True)
+class Stay(Kernel):
+    """Leaves x where it is: the predictor of corrector-only methods such as annealed Langevin dynamics."""
+
+    order = None
+    calls = 0
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        return x, state

@@ -1,0 +1,114 @@
+"""Langevin dynamics as a corrector, and the rules for its step size."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scorefield.kernels.base import Kernel, State
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.noise import Noise
+from scorefield.schedules import Schedule
+from scorefield.tensors import event_norm, per_sample
+
+
+class StepSize(ABC):
+    """A rule for the step size epsilon of x + epsilon score + sqrt(2 epsilon) z."""
+
+    @abstractmethod
+    def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
+        """Step size of each sample, (B,), from its time, score and noise (B, *event)."""
+
+
+@dataclass(frozen=True)
+class FixedStep(StepSize):
+    """The same step size everywhere.
+
+    Args:
+        epsilon: step size, > 0, in squared units of x.
+    """
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        if self.epsilon <= 0:
+            raise ValueError(f"epsilon={self.epsilon} must be positive")
+
+    def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
+        return score.new_full((len(score),), self.epsilon)
+
+
+@dataclass(frozen=True)
+class SigmaStep(StepSize):
+    """epsilon = 2 a (r sigma)^2: annealed Langevin dynamics (Song & Ermon 2019, algorithm 1; Song et al. 2021, ``ald``).
+
+    NCSN's epsilon_i = epsilon sigma_i^2 / sigma_L^2 is r = sqrt(epsilon / 2) / sigma_L.
+
+    Args:
+        snr: r, signal-to-noise ratio of a step, > 0.
+        chain: number of steps N of the discrete forward chain whose a = 1 + 2 f(t) / N scales the step (1 - beta_i for
+            DDPM); None for a = 1.
+    """
+
+    snr: float
+    chain: int | None = None
+
+    def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
+        return (2 * _chain_gain(schedule, t, self.chain) * (self.snr * schedule.sigma(t)).square()).to(score)
+
+
+@dataclass(frozen=True)
+class SignalToNoise(StepSize):
+    """epsilon = 2 a (r |z| / |score|)^2, with the norms of each sample alone (Song et al. 2021, algorithms 4 and 5).
+
+    Args:
+        snr: r, ratio of the norms of the score's and the noise's contribution, > 0.
+        chain: number of steps N of the discrete forward chain whose a = 1 + 2 f(t) / N scales the step (1 - beta_i for
+            DDPM); None for a = 1.
+    """
+
+    snr: float
+    chain: int | None = None
+
+    def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
+        return self._step(schedule, t, event_norm(score), event_norm(z))
+
+    def _step(self, schedule: Schedule, t: Tensor, score_norm: Tensor, z_norm: Tensor) -> Tensor:
+        gain = _chain_gain(schedule, t, self.chain).to(score_norm)
+        return 2 * gain * (self.snr * z_norm / score_norm).square()
+
+
+@dataclass(frozen=True)
+class BatchSignalToNoise(SignalToNoise):
+    """`SignalToNoise` with the norms averaged over the batch, as published tables were made.
+
+    A sample then depends on its batch-mates; use it only to reproduce such a table.
+    """
+
+    def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
+        score_norm, z_norm = (event_norm(v).mean().expand(len(v)) for v in (score, z))
+        return self._step(schedule, t, score_norm, z_norm)
+
+
+def _chain_gain(schedule: Schedule, t: Tensor, chain: int | None) -> Tensor:
+    """Squared gain of one step of the forward chain, to first order: 1 + 2 f / N."""
+    return t.new_ones(t.shape) if chain is None else 1 + 2 * schedule.drift(t) / chain
+
+
+@dataclass(frozen=True)
+class Langevin(Kernel):
+    """Unadjusted Langevin dynamics, x + epsilon score + sqrt(2 epsilon) z, at one noise level.
+
+    Args:
+        step_size: the rule for epsilon.
+    """
+
+    step_size: StepSize
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        score = model(x, t, cond).score
+        z = noise.normal_like(x)
+        epsilon = per_sample(self.step_size(model.schedule, t, score, z), x)
+        return x + epsilon * score + (2 * epsilon).sqrt() * z, state

@@ -1,0 +1,82 @@
+"""Stochastic predictors: discretisations of the reverse-time SDE dx = [f x - g^2 score] dt + g dw (Anderson 1982)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scorefield.kernels.base import Kernel, State
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.noise import Noise
+from scorefield.tensors import per_sample
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Kernel):
+    """x_s = x - (t - s) (f x - g^2 score) + g sqrt(t - s) z (Song et al. 2021, section 4.1)."""
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        schedule, score = model.schedule, model(x, t, cond).score
+        h, f, g_sq = t - s, schedule.drift(t), schedule.diffusion_sq(t)
+        shrink, push, spread = ((1 - h * f).to(x), (h * g_sq).to(x), (h * g_sq).sqrt().to(x))
+        z = noise.normal_like(x)
+        return per_sample(shrink, x) * x + per_sample(push, x) * score + per_sample(spread, x) * z, state
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(Kernel):
+    """x_s = (2 - a) x + G^2 score + G z, with a and G^2 of the forward step from s to t (Song et al. 2021, eq. 46).
+
+    The forward step is the schedule's exact transition; on a `Tabulated` schedule that is the discrete chain's own.
+    """
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        score = model(x, t, cond).score
+        gain, variance = model.schedule.transition(s, t)
+        shrink, push, spread = (2 - gain).to(x), variance.to(x), variance.sqrt().to(x)
+        z = noise.normal_like(x)
+        return per_sample(shrink, x) * x + per_sample(push, x) * score + per_sample(spread, x) * z, state
+
+
+@dataclass(frozen=True)
+class Ancestral(Kernel):
+    """x_s = alpha_s E[x] + sqrt(sigma_s^2 - tau^2) E[eps] + tau z, tau^2 = eta^2 sigma_s^2 (1 - a^2 sigma_s^2 / sigma_t^2).
+
+    eta = 1 samples the posterior q(x_s | x_t, x) at x = E[x | x_t] (Ho et al. 2020, eq. 6-7; for VE Song et al. 2021,
+    eq. 47), eta = 0 is DDIM (Song et al. 2021a, eq. 12 and 16).
+
+    Args:
+        eta: fraction of the posterior's noise, in [0, 1].
+        forward_variance: draw z with the forward step's variance sigma_t^2 - a^2 sigma_s^2 instead of the posterior's:
+            DDPM's other choice, sigma_t^2 = beta_t (Ho et al. 2020, section 3.2); needs eta = 1.
+    """
+
+    eta: float = 1.0
+    forward_variance: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is DDIM, 1 is ancestral sampling")
+        if self.forward_variance and self.eta != 1:
+            raise ValueError(f"forward_variance=True needs eta=1, got eta={self.eta}")
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return 1 if self.eta == 0 else None
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        prediction, schedule = model(x, t, cond), model.schedule
+        alpha_s, sigma_s, sigma_t = schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
+        _, variance = schedule.transition(s, t)
+        tau_sq = self.eta**2 * sigma_s.square() / sigma_t.square() * variance
+        direction = (sigma_s.square() - tau_sq).clamp(min=0).sqrt()  # rounding can fall below zero where s nears t
+        x_s = per_sample(alpha_s.to(x), x) * prediction.data + per_sample(direction.to(x), x) * prediction.noise
+        if self.eta == 0:
+            return x_s, state
+        spread = (variance if self.forward_variance else tau_sq).sqrt().to(x)
+        return x_s + per_sample(spread, x) * noise.normal_like(x), state

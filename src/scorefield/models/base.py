@@ -1,0 +1,27 @@
+"""A score model: a network, or a known density, that answers every question about x_t in one call."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from scorefield.prediction import Prediction
+from scorefield.schedules import Schedule
+
+Cond = Mapping[str, Tensor]
+
+
+class ScoreModel(nn.Module, ABC):
+    """Maps a perturbed sample and its time to a `Prediction`.
+
+    Args:
+        schedule: the schedule under which the data are perturbed; samplers, grids and likelihoods read it from here.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        """Predict from x (B, *event) at times t (B,), given the conditions ``cond`` (each with leading B)."""

@@ -1,0 +1,41 @@
+"""A network with its schedule and parametrisation."""
+
+import torch
+from torch import Tensor, nn
+
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.models.parametrization import Parametrization
+from scorefield.prediction import Prediction
+from scorefield.schedules import Schedule
+from scorefield.tensors import per_sample
+
+
+class NetworkModel(ScoreModel):
+    """out = net(c_in x_t, c_noise, class label).
+
+    The state x may be wider than the network's parameters (float64 sampling through a float32 network): the input is
+    cast down and the output cast back.
+
+    Args:
+        net: called as ``net(x, label)`` or, with classes, ``net(x, label, class_labels)``; returns a tensor like x.
+        schedule: the schedule that perturbs the data.
+        parametrization: target, input scale and label.
+    """
+
+    def __init__(self, net: nn.Module, schedule: Schedule, parametrization: Parametrization) -> None:
+        super().__init__(schedule)
+        self.net = net
+        self.parametrization = parametrization
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network's parameters."""
+        return next(self.net.parameters()).dtype
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        p, dtype = self.parametrization, self.dtype
+        scale = p.input_scale(self.schedule, t).to(dtype)
+        label = p.label(self.schedule, t).to(dtype)
+        classes = () if cond is None or "label" not in cond else (cond["label"],)
+        out = self.net(per_sample(scale, x) * x.to(dtype), label, *classes)
+        return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

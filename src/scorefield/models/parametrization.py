@@ -1,0 +1,96 @@
+"""How a network is asked: what it predicts, how its input is scaled, how it is told the noise level."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scorefield.prediction import Karras, Noise, Target
+from scorefield.schedules import Schedule
+
+
+class PerTime(ABC):
+    """A number that a schedule has at each time: an input scale or a label."""
+
+    @abstractmethod
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """(B,) -> (B,)."""
+
+
+@dataclass(frozen=True)
+class One(PerTime):
+    """1: the network sees x_t as it is."""
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class UnitVariance(PerTime):
+    """c_in = 1 / sqrt(alpha^2 d^2 + sigma^2): the network's input has variance 1 (Karras et al. 2022, eq. 7).
+
+    Args:
+        data_std: d, standard deviation of the data in model space, > 0.
+    """
+
+    data_std: float = 0.5
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return 1 / torch.hypot(schedule.alpha(t) * self.data_std, schedule.sigma(t))
+
+
+@dataclass(frozen=True)
+class Time(PerTime):
+    """The time itself, times a factor: 999 t in the VP models of Song et al. 2021.
+
+    Args:
+        factor: what t is multiplied with.
+    """
+
+    factor: float = 1.0
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.factor * t
+
+
+@dataclass(frozen=True)
+class Sigma(PerTime):
+    """The noise level sigma: what the networks of Song et al. 2021 take for VE, before their own logarithm."""
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return schedule.sigma(t)
+
+
+@dataclass(frozen=True)
+class LogRatio(PerTime):
+    """c_noise = factor ln(sigma / alpha), with factor 1/4 in Karras et al. 2022, table 1.
+
+    Args:
+        factor: what the logarithm is multiplied with.
+    """
+
+    factor: float = 0.25
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.factor * schedule.ratio(t).log()
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """The contract between a network and its schedule.
+
+    Args:
+        target: what the network's output means.
+        input_scale: c_in, multiplies x_t on its way into the network.
+        label: c_noise, what the network is told of the noise level.
+    """
+
+    target: Target = field(default_factory=Noise)
+    input_scale: PerTime = field(default_factory=One)
+    label: PerTime = field(default_factory=Time)
+
+    @classmethod
+    def edm(cls, data_std: float = 0.5) -> "Parametrization":
+        """EDM's preconditioning: unit-variance input and output, label ln(sigma) / 4 (Karras et al. 2022, table 1)."""
+        return cls(Karras(data_std), UnitVariance(data_std), LogRatio(0.25))

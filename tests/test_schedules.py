@@ -1,0 +1,182 @@
+"""Laws of schedules: derivatives, transitions, inverses, and the marginals of the SDE they claim."""
+
+import inspect
+
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from scorefield import schedules as module
+from scorefield.schedules import VE, VP, Constant, Linear, Schedule, SubVP, Tabulated
+from tests.conftest import SCHEDULES, inside
+
+
+def test_every_schedule_is_covered():
+    classes = {
+        c
+        for _, c in inspect.getmembers(module, inspect.isclass)
+        if issubclass(c, Schedule) and not inspect.isabstract(c) and not c.__name__.startswith("_")
+    }
+    assert classes - {Constant} == {type(s) for s in SCHEDULES.values()}
+
+
+def test_derivatives_equal_central_differences(continuous):
+    t = inside(continuous)
+    h = 1e-5 * t
+    for value, derivative in ((continuous.alpha, continuous.alpha_dot), (continuous.sigma, continuous.sigma_dot)):
+        difference = (value(t + h) - value(t - h)) / (2 * h)
+        # Relative truncation (h/t)^2 = 1e-10 and rounding 1e-16 / 1e-5, times the function's own scale.
+        scale = difference.abs() + value(t) / t
+        assert ((derivative(t) - difference).abs() / scale).max() < 1e-8
+
+
+def test_closed_forms_equal_the_derived_ones(continuous):
+    t = inside(continuous)
+    for name in ("alpha_dot", "sigma_dot", "drift", "diffusion_sq"):
+        derived = getattr(Schedule, name)(continuous, t)
+        assert torch.allclose(getattr(continuous, name)(t), derived, rtol=1e-9, atol=1e-12), name
+
+
+def test_variance_and_mean_solve_the_sde_moments(continuous):
+    """d mean = f mean dt and d var = (2 f var + g^2) dt, integrated independently by scipy."""
+    t = inside(continuous, 7)
+    start, end = float(t[1]), float(t[-2])
+
+    def moments(time, m):
+        now = torch.tensor([time])
+        f, g_sq = float(continuous.drift(now)), float(continuous.diffusion_sq(now))
+        return [f * m[0], 2 * f * m[1] + g_sq]
+
+    initial = [float(continuous.alpha(t[1:2])), float(continuous.sigma(t[1:2]).square())]
+    mean, variance = solve_ivp(moments, (start, end), initial, method="DOP853", rtol=1e-11, atol=1e-14).y[:, -1]
+    assert mean == pytest.approx(float(continuous.alpha(t[-2:-1])), rel=1e-8)
+    assert variance == pytest.approx(float(continuous.sigma(t[-2:-1]).square()), rel=1e-8)
+
+
+def test_transition_is_a_semigroup(schedule):
+    r, s, t = (inside(schedule)[i::3] for i in range(3))
+    gain_rs, var_rs = schedule.transition(r, s)
+    gain_st, var_st = schedule.transition(s, t)
+    gain_rt, var_rt = schedule.transition(r, t)
+    assert torch.allclose(gain_st * gain_rs, gain_rt, rtol=1e-12, atol=0)
+    assert torch.allclose(gain_st.square() * var_rs + var_st, var_rt, rtol=1e-10, atol=0)
+    assert (var_rt > 0).all()
+
+
+def test_transition_connects_the_marginals(schedule):
+    s, t = inside(schedule)[:-1], inside(schedule)[1:]
+    gain, variance = schedule.transition(s, t)
+    assert torch.allclose(gain * schedule.alpha(s), schedule.alpha(t), rtol=1e-12, atol=0)
+    total = gain.square() * schedule.sigma(s).square() + variance
+    assert torch.allclose(total, schedule.sigma(t).square(), rtol=1e-12, atol=0)
+
+
+def test_transition_keeps_its_accuracy_in_float32(schedule):
+    """Neighbouring times in float32: the variance must not drown in cancellation."""
+    t64 = inside(schedule)
+    # A ratio step of 1 % costs two digits of the seven; 1e-4 leaves a factor of ten for the ratio's own rounding.
+    s64 = schedule.time_at(0.99 * schedule.ratio(t64))
+    s32, t32 = s64.float(), t64.float()
+    _, narrow = schedule.transition(s32, t32)
+    _, wide = schedule.transition(s32.double(), t32.double())
+    assert ((narrow - wide).abs() / wide).max() < 1e-4
+
+
+def test_time_at_inverts_the_ratio(schedule):
+    t = inside(schedule)
+    assert torch.allclose(schedule.time_at(schedule.ratio(t)), t, rtol=1e-9, atol=0)
+    bisection = Schedule.time_at(schedule, schedule.ratio(t))
+    assert torch.allclose(bisection, t, rtol=1e-9, atol=1e-12)
+
+
+def test_ratio_increases_and_diffusion_is_positive(schedule):
+    t = inside(schedule, 200)
+    assert (schedule.ratio(t).diff() > 0).all()
+    assert (schedule.diffusion_sq(t) >= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 4, 4)])
+def test_perturb_scales_each_sample_by_its_own_time(schedule, shape):
+    t = inside(schedule, 5)
+    x, eps = torch.randn(5, *shape), torch.randn(5, *shape)
+    x_t = schedule.perturb(x, t, eps)
+    for i in range(5):
+        expected = float(schedule.alpha(t[i : i + 1])) * x[i] + float(schedule.sigma(t[i : i + 1])) * eps[i]
+        assert torch.allclose(x_t[i], expected, rtol=1e-13)
+
+
+def test_prior_is_a_normalised_gaussian_near_the_marginal(schedule):
+    grid = torch.linspace(-12, 12, 4001)[:, None] * schedule.prior_std
+    density = schedule.prior_log_prob(grid).exp()
+    assert float(torch.trapezoid(density, grid[:, 0])) == pytest.approx(1, abs=1e-8)
+    second = float(torch.trapezoid(density * grid[:, 0].square(), grid[:, 0]))
+    sigma = float(schedule.sigma(torch.tensor([schedule.t_max])))
+    # Linear stops at 0.99 of the prior's scale, the ladder of 50 steps at alpha^2 = 0.08; the others within 1e-4.
+    assert second == pytest.approx(sigma**2, rel=0.09)
+
+
+def test_constant_has_one_level_and_no_dynamics():
+    clean, noisy = Constant(0.0), Constant(0.3)
+    t = torch.linspace(0, 1, 5)
+    assert (clean.sigma(t) == 0).all()
+    assert (noisy.sigma(t) == 0.3).all()
+    for schedule in (clean, noisy):
+        assert (schedule.drift(t) == 0).all()
+        assert (schedule.diffusion_sq(t) == 0).all()
+        gain, variance = schedule.transition(t, t)
+        assert (gain == 1).all()
+        assert (variance == 0).all()
+    with pytest.raises(ValueError, match="no time belongs"):
+        noisy.time_at(t)
+
+
+def test_geometric_ladder_is_ve_at_equal_times():
+    levels, low, high = 10, 0.01, 1.0
+    ladder = torch.logspace(0, -2, levels)
+    times = 1 - torch.arange(levels) / (levels - 1)
+    assert torch.allclose(VE(low, high).sigma(times), ladder, rtol=1e-13)
+
+
+def test_tabulated_chain_has_the_given_transitions():
+    betas = torch.linspace(1e-4, 0.02, 100)
+    chain = Tabulated.ddpm(betas.tolist())
+    t = (torch.arange(100) + 1) / 100
+    gain, variance = chain.transition(t[:-1], t[1:])
+    assert torch.allclose(gain.square(), 1 - betas[1:], rtol=1e-11)
+    assert torch.allclose(variance, betas[1:], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: VE(1.0, 0.5), "sigma_max=0.5"),
+        (lambda: VP(20.0, 0.1), "beta_max=0.1"),
+        (lambda: SubVP(0.0, 20.0), "beta_min=0.0"),
+        (lambda: Linear(0.5, 0.1), "t_max=0.1"),
+        (lambda: Constant(-1.0), "sigma=-1.0"),
+        (lambda: Tabulated([1.0, 0.9], [0.5, 0.1]), "increase"),
+    ],
+)
+def test_impossible_parameters_are_refused_by_name(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+@pytest.mark.parametrize("sde", ["ve", "vp", "subvp"])
+def test_recorded_coefficients(recorded, sde):
+    """Drift, diffusion, marginals and prior of the reference implementation in float64."""
+    numbers = recorded("sde_functions")
+    schedule = {"ve": VE(0.01, 50.0), "vp": VP(0.1, 20.0), "subvp": SubVP(0.1, 20.0)}[sde]
+    t, x = numbers["t"].double(), numbers["x"].double()
+    expand = (-1, 1, 1, 1)
+    got = {
+        "drift": schedule.drift(t).reshape(expand) * x,
+        "diffusion": schedule.diffusion_sq(t).sqrt(),
+        "mean": schedule.alpha(t).reshape(expand) * x,
+        "std": schedule.sigma(t),
+        "prior_logp": schedule.prior_log_prob(numbers[f"{sde}/z"].double()),
+    }
+    for name, value in got.items():
+        expected = numbers[f"{sde}/f64/{name}"].double()
+        # The reference multiplies by float32 constants in places; a few of float32's roundings of 6e-8.
+        assert torch.allclose(value, expected, rtol=4e-7, atol=1e-9), name
