@@ -1,0 +1,161 @@
+"""Samplers: a grid of times, a predictor between them, a corrector on each.
+
+`Sampler` is the predictor-corrector of Song et al. 2021 (section 4.2); predictor-only and corrector-only sampling are
+its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.grids import Grid
+from scorefield.kernels.base import Kernel, Stay
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.noise import GlobalNoise, Noise
+from scorefield.ode import Solver
+from scorefield.probability_flow import ProbabilityFlow
+
+Trace = Callable[[int, float, Tensor], None]  # step number (0 is the start), time, state
+
+
+class NonFiniteSamples(ArithmeticError):
+    """Some samples came out as nan or infinity."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a sampler returns.
+
+    Args:
+        x: samples, (B, *event).
+        nfe: network evaluations per sample.
+    """
+
+    x: Tensor
+    nfe: float
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Corrects at each time of the grid, then predicts the next one (Song et al. 2021, algorithm 1).
+
+    At each grid time the corrector runs before the predictor leaves it, the order of the authors' code.
+
+    Args:
+        grid: where the times lie.
+        steps: number of predictor steps, >= 1.
+        predictor: moves x from one time to the next.
+        corrector: moves x at one time, towards that time's marginal; None for none.
+        corrections: corrector steps at each time.
+        denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
+    """
+
+    grid: Grid
+    steps: int
+    predictor: Kernel = Stay()
+    corrector: Kernel | None = None
+    corrections: int = 1
+    denoise_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+        if self.corrections < 1:
+            raise ValueError(f"corrections={self.corrections} must be at least 1; for none set corrector to null")
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of one run."""
+        corrector = 0 if self.corrector is None else self.corrections * self.corrector.calls
+        return self.steps * (self.predictor.calls + corrector) + self.denoise_last
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: ScoreModel,
+        x: Tensor,
+        cond: Cond | None = None,
+        noise: Noise | None = None,
+        trace: Trace | None = None,
+    ) -> Samples:
+        """Sample from the state x (B, *event) at the grid's first time, usually ``schedule.prior_like``.
+
+        Raises:
+            NonFiniteSamples: if a sample is not finite at the end.
+        """
+        noise = GlobalNoise() if noise is None else noise
+        grid = self.grid(model.schedule, self.steps)
+        times = grid.to(x.device)[:, None].expand(-1, len(x))
+        moved = self.predictor.init(x, grid)
+        corrected = None if self.corrector is None else self.corrector.init(x, grid)
+        if trace is not None:
+            trace(0, float(grid[0]), x)
+        for i in range(self.steps):
+            t, s = times[i], times[i + 1]
+            if self.corrector is not None and corrected is not None:
+                for _ in range(self.corrections):
+                    x, corrected = self.corrector.step(model, x, t, t, corrected, noise, cond)
+            x, moved = self.predictor.step(model, x, t, s, moved, noise, cond)
+            if trace is not None:
+                trace(i + 1, float(grid[i + 1]), x)
+        if self.denoise_last:
+            x = model(x, times[-1], cond).data
+            if trace is not None:
+                trace(self.steps + 1, 0.0, x)
+        return Samples(_finite(x, self), self.nfe)
+
+
+@dataclass(frozen=True)
+class FlowSampler:
+    """Samples by solving the probability-flow ODE from t_max down to t_min (Song et al. 2021, section 4.3).
+
+    Args:
+        solver: the ODE solver.
+        t_min: time at which the flow ends; None takes the schedule's.
+        denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
+    """
+
+    solver: Solver
+    t_min: float | None = None
+    denoise_last: bool = False
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: ScoreModel,
+        x: Tensor,
+        cond: Cond | None = None,
+        noise: Noise | None = None,
+        trace: Trace | None = None,
+    ) -> Samples:
+        """Sample from the state x (B, *event) at t_max.
+
+        Raises:
+            OdeError: if the solver fails, with the place where it did.
+        """
+        flow = ProbabilityFlow(self.solver, t_min=self.t_min)
+        start, end = model.schedule.t_max, flow.start(model)
+        if trace is not None:
+            trace(0, start, x)
+        x, calls = flow.transport(model, x, start, end, cond)
+        nfe = float(calls.double().mean())
+        if trace is not None:
+            trace(1, end, x)
+        if self.denoise_last:
+            x = model(x, torch.full((len(x),), end, dtype=torch.float64, device=x.device), cond).data
+            nfe += 1
+            if trace is not None:
+                trace(2, 0.0, x)
+        return Samples(_finite(x, self), nfe)
+
+
+def _finite(x: Tensor, sampler: object) -> Tensor:
+    bad = ~x.flatten(1).isfinite().all(1)
+    if bad.any():
+        raise NonFiniteSamples(
+            f"{int(bad.sum())} of {len(x)} samples are not finite (first: {int(bad.nonzero()[0])}) after {sampler}; the "
+            "usual causes are a step too large for the schedule (more steps, smaller corrector snr) or diverged weights"
+        )
+    return x
