@@ -138,7 +138,9 @@ class Constant(Schedule):
         return torch.full_like(t, self.level)
 
     def time_at(self, ratio: Tensor) -> Tensor:
-        raise ValueError("Constant has one noise level at every time, so no time belongs to a ratio; use another schedule")
+        raise ValueError(
+            "Constant has one noise level at every time, so no time belongs to a ratio; use another schedule"
+        )
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), torch.zeros_like(t)
@@ -155,7 +157,9 @@ class VE(Schedule):
         sigma_max: largest noise level; about the largest distance between two data points (Song & Ermon 2020).
     """
 
-    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 1e-5, t_max: float = 1.0) -> None:
+    def __init__(
+        self, sigma_min: float = 0.01, sigma_max: float = 50.0, t_min: float = 1e-5, t_max: float = 1.0
+    ) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(f"need 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}")
         super().__init__(t_min, t_max)

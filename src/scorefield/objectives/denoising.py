@@ -50,7 +50,10 @@ class Denoising(Objective):
 
     def _error(self, prediction: Prediction, x: Tensor, eps: Tensor) -> Tensor:
         target = prediction.target if self.view is None else self.view
-        p, q = (_finite(c, prediction.schedule, target).to(x) for c in target.coefficients(prediction.schedule, prediction.t))
+        p, q = (
+            _finite(c, prediction.schedule, target).to(x)
+            for c in target.coefficients(prediction.schedule, prediction.t)
+        )
         return prediction.view(target) - (per_sample(p, x) * x + per_sample(q, x) * eps)
 
 

@@ -1,0 +1,18 @@
+from scorefield.training.callbacks.checkpoint import Checkpoint
+from scorefield.training.callbacks.evaluator import Evaluator, Occasion
+from scorefield.training.callbacks.likelihood import BitsPerDim
+from scorefield.training.callbacks.loss_by_noise import LossByNoise
+from scorefield.training.callbacks.progress import TrainingLog
+from scorefield.training.callbacks.quality import SampleQuality
+from scorefield.training.callbacks.samples import SampleGrid
+
+__all__ = [
+    "BitsPerDim",
+    "Checkpoint",
+    "Evaluator",
+    "LossByNoise",
+    "Occasion",
+    "SampleGrid",
+    "SampleQuality",
+    "TrainingLog",
+]

@@ -1,0 +1,35 @@
+"""scorefield <command> [key=value ...]: the one entry point, which hands over to the command's own module."""
+
+import runpy
+import sys
+
+COMMANDS = {
+    "train": "train a model, evaluate it and write its report",
+    "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
+    "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
+    "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
+}
+
+
+def usage() -> str:
+    lines = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
+    return "\n".join(
+        ["usage: scorefield COMMAND [key=value ...]", "", *lines, "", "scorefield COMMAND --help lists a command's options"]
+    )
+
+
+def main() -> None:
+    """Run a command as ``python -m scorefield.cli.<command>``, so that processes it starts can repeat it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(usage())
+        return
+    if command not in COMMANDS:
+        print(f"scorefield: unknown command {command!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    runpy.run_module(f"scorefield.cli.{command}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""scorefield resume RUN_DIR: go on with an interrupted run, exactly as it was configured."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scorefield.cli.runs import UserError, stored_config
+from scorefield.cli.train import execute
+from scorefield.records.rundir import RunDir
+
+
+def main() -> None:
+    """Read the stored configuration and run it from the newest checkpoint to the end."""
+    parser = argparse.ArgumentParser(prog="scorefield resume", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="directory of the run")
+    run_dir = RunDir(parser.parse_args().run_dir)
+    try:
+        config = stored_config(run_dir)
+        if run_dir.result.exists():
+            print(f"this run is finished: {run_dir.report}")
+            return
+        # The directory may have been moved since; what matters is where it is now.
+        execute(_moved(config, config["run_dir"], str(run_dir.path)), run_dir)
+    except UserError as error:
+        print(f"scorefield: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _moved(node, old: str, new: str):  # noqa: ANN001, ANN202 (any YAML value)
+    """The configuration with the run's directory replaced wherever it was interpolated."""
+    if isinstance(node, dict):
+        return {key: _moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_moved(value, old, new) for value in node]
+    return new if node == old else node
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""From a resolved configuration to the objects of a run, and from a run's directory back to its model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from scorefield.data import Data
+from scorefield.models import ScoreModel
+from scorefield.records.result import config_hash
+from scorefield.records.rundir import RunDir
+from scorefield.training.datamodule import DataModule
+from scorefield.training.ema import EMA, averaged_state
+from scorefield.training.module import ScoreModule
+
+Config = Mapping[str, Any]
+Weights = Literal["ema", "raw"]
+
+# What says where a run is kept or how it is started, but not what it computes.
+_PLACE = ("run_dir", "outputs", "fresh", "seed")
+
+
+class UserError(Exception):
+    """Something that the user asked for cannot be done; the message says what and how to mend it."""
+
+
+def fingerprint(config: Config) -> str:
+    """Eight hexadecimal digits that name what a configuration computes, whatever its seed and place."""
+    named = {key: value for key, value in config.items() if key not in _PLACE}
+    return config_hash({key: _without_place(value, config) for key, value in named.items()})[:8]
+
+
+def _without_place(value: Any, config: Config) -> Any:
+    """A configuration with the run's directory and seed, interpolated all over it, taken out again."""
+    if isinstance(value, Mapping):
+        return {k: None if k in ("run_dir", "seed") else _without_place(v, config) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_place(v, config) for v in value]
+    return value
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, with the run's directory filled in."""
+    if config.run_dir is None:
+        plain = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(plain, dict)
+        config.run_dir = str(Path(config.outputs) / config.name / f"{fingerprint(plain)}-seed{config.seed}")
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def make(node: Any, **extra: Any) -> Any:
+    """Build the object that a configuration node describes, from plain containers all the way down."""
+    return instantiate(node, _convert_="all", **extra)
+
+
+def make_data(config: Config) -> Data:
+    """The data set, checked against the shape and classes that its configuration declares to the networks."""
+    data: Data = make(config["data"]["dataset"])
+    declared = tuple(config["data"]["shape"])
+    if data.shape != declared or data.classes != config["data"]["classes"]:
+        raise UserError(
+            f"data.shape={list(declared)} and data.classes={config['data']['classes']} do not describe {data.name}, which "
+            f"has shape {list(data.shape)} and classes {data.classes}"
+        )
+    return data
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything of a run, built and connected.
+
+    Args:
+        module: model, objective and optimiser.
+        data: the data set and its batches.
+        trainer: Lightning's trainer with callbacks and loggers.
+    """
+
+    module: ScoreModule
+    data: DataModule
+    trainer: pl.Trainer
+
+    @property
+    def ema(self) -> EMA | None:
+        """The average of the weights, if the run keeps one."""
+        return next((c for c in self.trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
+
+
+def build(config: Config) -> Parts:
+    """Instantiate a run: everything that its configuration names, seeded."""
+    data = make_data(config)
+    seed = config["seed"]
+    torch.manual_seed(seed)  # initial weights
+    conditional = bool(config["data"].get("conditional", False))
+    module = ScoreModule(
+        make(config["model"]),
+        make(config["objective"]),
+        make(config["optim"]["optimizer"]),
+        make(config["optim"]["lr_schedule"]),
+        seed,
+        conditional,
+    )
+    nodes = {"ema": config["ema"], **config["callbacks"], "timer": {"_target_": "pytorch_lightning.callbacks.Timer"}}
+    callbacks = [make(node) for node in nodes.values() if node is not None]
+    loggers = [make(node) for node in config["logger"].values() if node is not None]
+    for logger in loggers:
+        if hasattr(logger, "describe"):
+            logger.describe(config)
+    trainer = make(config["trainer"], callbacks=callbacks, logger=loggers, default_root_dir=config["run_dir"])
+    batches = DataModule(data, config["data"]["batch_size"], seed, config["data"].get("examples"))
+    return Parts(module, batches, trainer)
+
+
+def stored_config(run_dir: RunDir) -> dict[str, Any]:
+    """The resolved configuration that a run was made with."""
+    if not run_dir.config.is_file():
+        raise UserError(f"{run_dir.path} is not a run: it has no {run_dir.config.name}")
+    values = yaml.safe_load(run_dir.config.read_text())
+    if not isinstance(values, dict):
+        raise UserError(f"{run_dir.config} does not hold a configuration")
+    _allow_targets(values, run_dir.config)
+    return values
+
+
+_TRUSTED = ("scorefield.", "torch.nn.", "torch.optim.", "pytorch_lightning.")
+
+
+def _allow_targets(node: Any, path: Path) -> None:
+    """Refuse a stored configuration that names anything but this project's and its frameworks' classes."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if target is not None and not str(target).startswith(_TRUSTED):
+            raise UserError(f"{path} asks for {target}; a stored configuration may name {', '.join(_TRUSTED)}* only")
+        for value in node.values():
+            _allow_targets(value, path)
+    elif isinstance(node, list):
+        for value in node:
+            _allow_targets(value, path)
+
+
+def newest_checkpoint(run_dir: RunDir) -> Path | None:
+    """The checkpoint with the largest step; a name ``step-*.ckpt`` always stands for a whole file."""
+    found = run_dir.checkpoints()
+    return found[-1] if found else None
+
+
+def load_weights(model: ScoreModel, run_dir: RunDir, weights: Weights) -> str:
+    """Load a run's newest weights into its model; returns which ones they are.
+
+    ``"ema"`` falls back to ``"raw"`` only where the run keeps no average.
+    """
+    path = newest_checkpoint(run_dir)
+    if path is None:
+        raise UserError(f"{run_dir.path} has no checkpoint yet; run `scorefield resume {run_dir.path}` to make one")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    average = averaged_state(checkpoint)
+    if weights == "ema" and average is not None:
+        model.load_state_dict(average)
+        return "ema"
+    prefix = "model."
+    raw = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    model.load_state_dict(raw)
+    return "raw"
+
+
+def load_run(run_dir: str | Path, weights: Weights = "ema") -> ScoreModel:
+    """The model of a run with its newest weights, ready to sample, evaluate or differentiate.
+
+    Args:
+        run_dir: the run's directory.
+        weights: ``"ema"`` for the averaged weights (raw ones where the run keeps no average), ``"raw"`` for the others.
+
+    Raises:
+        UserError: the directory is not a run, or has no checkpoint.
+    """
+    if weights not in ("ema", "raw"):
+        raise ValueError(f"weights={weights!r} must be 'ema' or 'raw'")
+    run = RunDir(Path(run_dir))
+    model: ScoreModel = make(stored_config(run)["model"])
+    load_weights(model, run, weights)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,145 @@
+"""Pieces of convolutional networks: conditional residual blocks, attention, learned resampling.
+
+All keep x (B, C, H, W) free of in-place operations, so that they can be differentiated twice.
+"""
+
+from contextlib import nullcontext
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def zero_init(layer: Layer) -> Layer:
+    """The layer, with weight and bias zero: what it feeds starts out without it."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with at most 32 groups, of at least four channels each where there are four."""
+    largest = max(1, min(32, channels // 4))
+    return nn.GroupNorm(max(g for g in range(1, largest + 1) if channels % g == 0), channels)
+
+
+class FiLM(nn.Module):
+    """y = (1 + scale(c)) x + shift(c), per channel (Perez et al. 2018, eq. 1-2).
+
+    Args:
+        channels: channels of x.
+        condition: length of c.
+    """
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(condition, 2 * channels)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, channels, ...), c (B, condition) -> like x."""
+        scale, shift = self.linear(c).reshape(len(x), -1, *(1,) * (x.ndim - 2)).chunk(2, 1)
+        return torch.addcmul(shift, x, 1 + scale)
+
+
+class ResidualBlock(nn.Module):
+    """x W + conv(dropout(silu(FiLM(norm(conv(silu(norm(x)))), c)))), the second convolution starting at zero.
+
+    The pre-norm block of Dhariwal and Nichol 2021 (adaptive group normalisation, section 3). W is a 1x1 convolution
+    where the number of channels changes, and the identity elsewhere.
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of the result.
+        condition: length of c.
+        dropout: probability of dropping a feature, in [0, 1).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, condition: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm_in = group_norm(channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm_out = group_norm(channels_out)
+        self.film = FiLM(channels_out, condition)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        same = channels_in == channels_out
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """x (B, channels_in, H, W), c (B, condition) -> (B, channels_out, H, W)."""
+        h = self.conv_in(F.silu(self.norm_in(x)))
+        h = self.conv_out(self.dropout(F.silu(self.film(self.norm_out(h), c))))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """x + W softmax(q k^T / sqrt(d)) v over all positions, pre-norm, W starting at zero (Vaswani et al. 2017, eq. 1).
+
+    Args:
+        channels: channels of x, a multiple of ``head_channels``.
+        head_channels: d, channels of one head.
+        fused: allow the fused kernels. They are faster on large images, but can be differentiated only once, which
+            rules out scores by autograd, divergences in an objective and forward-mode derivatives.
+    """
+
+    def __init__(self, channels: int, head_channels: int, fused: bool = False) -> None:
+        super().__init__()
+        if channels % head_channels:
+            raise ValueError(f"channels={channels} must be a multiple of head_channels={head_channels}")
+        self.heads = channels // head_channels
+        self.fused = fused
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels, H, W) -> like x."""
+        tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, 3 C)
+        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, HW, d) each
+        with nullcontext() if self.fused else sdpa_kernel(SDPBackend.MATH):
+            a = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(a.permute(0, 1, 3, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2: height and width H become ceil(H / 2).
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of the result.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, channels_in, H, W) -> (B, channels_out, ceil(H / 2), ceil(W / 2))."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Each pixel becomes 2x2 pixels by its own linear map (Shi et al. 2016, eq. 4); odd sizes lose the last row.
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of the result.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, 4 * channels_out, 1)
+        # The four positions start with the same map: nearest-neighbour interpolation.
+        with torch.no_grad():
+            for parameter in self.conv.parameters():
+                parameter.copy_(parameter[::4].repeat_interleave(4, 0))
+
+    def forward(self, x: Tensor, size: torch.Size) -> Tensor:
+        """x (B, channels_in, h, w) -> (B, channels_out, *size) with size = (2 h or 2 h - 1, 2 w or 2 w - 1)."""
+        return F.pixel_shuffle(self.conv(x), 2)[..., : size[0], : size[1]]

@@ -1,0 +1,75 @@
+"""Checkpoints that are whole or absent, and the newest of which is known by its step."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
+
+from scorefield.records.rundir import RunDir
+from scorefield.training.loggers import RunLogger
+
+
+class Checkpoint(LightningCheckpoint):
+    """Saves every ``every`` optimiser steps and at the end, and keeps the newest ``keep``.
+
+    A file is written under a temporary name, flushed to disk and renamed, so that a name ``step-*.ckpt`` always stands
+    for a whole checkpoint. Where a validation is due at the same step the checkpoint is saved after it: a resumed run
+    then neither repeats nor skips one.
+
+    Args:
+        run_dir: the run's directory.
+        every: optimiser steps between checkpoints, >= 1.
+        keep: how many of the newest are kept, >= 1.
+    """
+
+    def __init__(self, run_dir: str, every: int = 1000, keep: int = 2) -> None:
+        if every < 1 or keep < 1:
+            raise ValueError(f"every={every} and keep={keep} must be at least 1")
+        self.run_dir = RunDir(Path(run_dir))
+        self.every = every
+        self.keep = keep
+        self._saved = -1
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.rewind(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        due = trainer.global_step % self.every == 0 and trainer.global_step != self._saved
+        if due and not _validates_after(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        due = trainer.global_step % self.every == 0 and trainer.global_step != self._saved
+        if due and not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = self.run_dir.checkpoint(trainer.global_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            for old in self.run_dir.checkpoints()[: -self.keep]:
+                old.unlink()
+        self._saved = trainer.global_step
+
+
+def _validates_after(trainer: pl.Trainer) -> bool:
+    """Whether Lightning runs a validation after the batch that has just ended."""
+    interval = trainer.val_check_batch  # type: ignore[attr-defined]
+    enabled = trainer.enable_validation and interval not in (None, float("inf"))
+    return bool(enabled and (trainer.fit_loop.total_batch_idx + 1) % int(interval) == 0)

@@ -1,0 +1,98 @@
+"""What every evaluation during and after training has in common."""
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import pytorch_lightning as pl
+import torch
+
+from scorefield.models import ScoreModel
+from scorefield.records.result import Measurement
+from scorefield.training.datamodule import DataModule
+from scorefield.training.ema import evaluation_model
+from scorefield.training.loggers import log_values
+from scorefield.training.module import ScoreModule
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """Where and when an evaluation takes place.
+
+    Args:
+        trainer: gives processes, device and loggers.
+        module: the module in training.
+        model: the model to evaluate, averaged if the run keeps an average.
+        weights: which weights those are, ``"ema"`` or ``"raw"``.
+        data: data set and splits.
+        final: whether this is the evaluation at the end, which feeds result.json.
+    """
+
+    trainer: pl.Trainer
+    module: ScoreModule
+    model: ScoreModel
+    weights: str
+    data: DataModule
+    final: bool
+
+    @property
+    def device(self) -> torch.device:
+        return self.trainer.strategy.root_device
+
+    @property
+    def step(self) -> int:
+        return self.trainer.global_step
+
+
+class Evaluator(pl.Callback, ABC):
+    """Runs at every ``every``-th validation and at the final test; all processes take part.
+
+    Args:
+        every: number of validations from one evaluation to the next; 0 leaves only the final one.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 0:
+            raise ValueError(f"every={every} must be >= 0; 0 evaluates at the end only")
+        self.every = every
+        self.metrics: dict[str, Measurement] = {}  # of the final evaluation
+        self._validations = 0
+
+    @abstractmethod
+    def evaluate(self, occasion: Occasion) -> dict[str, Measurement]:
+        """Evaluate on this occasion; the same result on every process."""
+
+    def _run(self, trainer: pl.Trainer, module: pl.LightningModule, final: bool) -> dict[str, Measurement]:
+        assert isinstance(module, ScoreModule)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        model, weights = evaluation_model(trainer, module)
+        was_training = model.training
+        model.eval()
+        start = time.monotonic()
+        try:
+            metrics = self.evaluate(Occasion(trainer, module, model, weights, data, final))
+        finally:
+            model.train(was_training)
+        seconds = round(time.monotonic() - start, 3)
+        common = {"weights": weights, "step": trainer.global_step, "seconds": seconds}
+        metrics = {name: replace(m, protocol={**m.protocol, **common}) for name, m in metrics.items()}
+        if metrics:
+            images = trainer.global_step * trainer.accumulate_grad_batches * data.batch_size
+            values = {name: metric.value for name, metric in metrics.items()}
+            log_values(trainer, "final" if final else "validation", images, values)
+        return metrics
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or self.every == 0:
+            return
+        if trainer.global_step % (self.every * _validation_interval(trainer)) == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._run(trainer, pl_module, final=False)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.metrics = self._run(trainer, pl_module, final=True)
+
+
+def _validation_interval(trainer: pl.Trainer) -> int:
+    """Optimiser steps between validations."""
+    interval = trainer.val_check_batch  # type: ignore[attr-defined]
+    return max(1, int(interval) // trainer.accumulate_grad_batches) if interval not in (None, float("inf")) else 1

@@ -1,0 +1,178 @@
+"""How good the samples are: distances to the real data in feature space, and whether they are memorised."""
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+
+from scorefield.data import Split
+from scorefield.metrics.features import FeatureExtractor, WeightsUnavailable
+from scorefield.metrics.fidelity import inception_score, kernel_distance, precision_recall
+from scorefield.metrics.frechet import FeatureStatistics, FrechetDistance, frechet_distance
+from scorefield.metrics.two_sample import nearest_distances
+from scorefield.records.result import Measurement
+from scorefield.training.callbacks.evaluator import Evaluator, Occasion
+from scorefield.training.callbacks.samples import AnySampler, draw
+from scorefield.training.datamodule import shard
+
+
+def gather(values: Tensor, indices: list[int], n: int) -> Tensor:
+    """Rows computed by all processes, in the order of their indices below n; each process holds rows ``indices``."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    parts: list[tuple[Tensor, list[int]] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, (values.cpu(), indices))
+    gathered = torch.empty(n, *values.shape[1:], dtype=values.dtype)
+    for rows, places in (part for part in parts if part is not None):
+        gathered[torch.tensor(places, dtype=torch.long)] = rows
+    return gathered
+
+
+class SampleQuality(Evaluator):
+    """Fréchet distance of samples to the training split, during training and at the end.
+
+    Sample i depends on (seed, i) alone and each process draws its share, so the number does not change with the batch
+    size or the number of processes. Recorded beside it is its ``floor``: the distance of the test split to the
+    training split with the same features.
+
+    Args:
+        extractor: makes the feature extractor; called once, when first needed.
+        sampler: how samples are drawn.
+        n: number of samples at validations.
+        n_final: number of samples at the end.
+        batch_size: samples drawn at once; changes the speed only.
+        seed: the evaluation's seed.
+        standardise: divide each feature by its deviation on the training split.
+        memorisation: at the end, also compare distances to the nearest training example with those of the test split.
+        optional: without the extractor's weights, warn and go on instead of raising.
+        every: number of validations from one evaluation to the next; 0 leaves only the final one.
+    """
+
+    def __init__(
+        self,
+        extractor: Callable[[], FeatureExtractor],
+        sampler: AnySampler,
+        n: int = 500,
+        n_final: int = 2000,
+        batch_size: int = 500,
+        seed: int = 0,
+        standardise: bool = False,
+        memorisation: bool = True,
+        optional: bool = False,
+        every: int = 1,
+    ) -> None:
+        super().__init__(every)
+        self.sampler, self.seed, self.standardise = sampler, seed, standardise
+        self.n, self.n_final, self.batch_size = n, n_final, batch_size
+        self.memorisation, self.optional = memorisation, optional
+        self._make_extractor = extractor
+        self._extractor: FeatureExtractor | None = None
+        self._reference: FeatureStatistics | None = None
+        self._scale: Tensor | None = None
+        self._floor = 0.0
+        self._unavailable = False
+
+    def _prepare(self, occasion: Occasion) -> FeatureExtractor | None:
+        """The extractor and the reference statistics, made once; None where the weights are missing."""
+        if self._extractor is None and not self._unavailable:
+            try:
+                self._extractor = self._make_extractor().to(occasion.device)
+            except WeightsUnavailable as error:
+                if not self.optional:
+                    raise
+                self._unavailable = True
+                rank_zero_warn(f"the Fréchet distance is left out: {error}")
+                return None
+            self._reference = self._statistics(occasion.data.train_split)
+            self._scale = self._reference.std if self.standardise else None
+            test = self._statistics(occasion.data.test_split)
+            ours = (self._reference, test)
+            if self._scale is not None:
+                ours = (self._reference.divided_by(self._scale), test.divided_by(self._scale))
+            self._floor = frechet_distance(*ours)
+        return self._extractor
+
+    def _statistics(self, split: Split) -> FeatureStatistics:
+        assert self._extractor is not None
+        return FeatureStatistics.of(self._extractor.extract(split.x))
+
+    def evaluate(self, occasion: Occasion) -> dict[str, Measurement]:
+        extractor = self._prepare(occasion)
+        if extractor is None and not (occasion.final and self.memorisation):
+            return {}
+        n = self.n_final if occasion.final else self.n
+        if occasion.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            n = min(n, 32)
+        samples, indices, nfe = self._samples(occasion, n)
+        measurements = {}
+        common = {"n": n, "seed": self.seed, "nfe": nfe, "sampler": repr(self.sampler)}
+        if extractor is not None:
+            assert self._reference is not None
+            metric = FrechetDistance(self._reference, self._scale)
+            if len(samples):
+                metric.update(extractor.extract(samples))
+            protocol = extractor.protocol()
+            protocol["extractor_weights"] = protocol.pop("weights")
+            measurements[extractor.metric] = Measurement(
+                float(metric.compute()),
+                {
+                    "floor": self._floor,
+                    "reference": "train",
+                    "n_reference": self._reference.n,
+                    "n_floor": len(occasion.data.test_split),
+                    "standardised": self.standardise,
+                    **protocol,
+                    **common,
+                },
+            )
+        if occasion.final:
+            everything = gather(samples, indices, n)
+            if extractor is not None:
+                measurements |= self._fidelity(extractor, everything, occasion.data.train_split, common)
+            if self.memorisation:
+                measurements["nearest_ratio"] = self._nearest(occasion, everything, common)
+        return measurements
+
+    def _samples(self, occasion: Occasion, n: int) -> tuple[Tensor, list[int], float]:
+        """This process's share of the samples as the data's own values, their indices, evaluations per sample."""
+        data = occasion.data.data
+        batches = shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size)
+        parts, nfe = [], 0.0
+        for batch in batches:
+            x, nfe = draw(occasion.model, self.sampler, data.shape, batch, self.seed, occasion.device)
+            parts.append(data.from_model(x).cpu())
+        empty = data.from_model(torch.empty(0, *data.shape))
+        return torch.cat(parts) if parts else empty, [i for batch in batches for i in batch], nfe
+
+    def _fidelity(
+        self, extractor: FeatureExtractor, samples: Tensor, real: Split, common: dict[str, object]
+    ) -> dict[str, Measurement]:
+        """Kernel distance, precision, recall and Inception score in the same features."""
+        features = extractor.extract(samples)
+        reference = extractor.extract(real.x)
+        precision, recall = precision_recall(features, reference)
+        device = next(extractor.parameters()).device
+        measured = {
+            "kid": kernel_distance(features, reference, seed=self.seed),
+            "precision": precision,
+            "recall": recall,
+            "inception_score": inception_score(extractor.logits(features.to(device)).detach().cpu(), seed=self.seed),
+        }
+        protocol = {"extractor": extractor.name, "extractor_weights": extractor.weights_hash, "reference": "train"}
+        return {
+            f"{name}_{extractor.name}": Measurement(
+                float(m.value),
+                {**({} if m.spread is None else {"spread": float(m.spread)}), **protocol, **common, **m.settings},
+            )
+            for name, m in measured.items()
+        }
+
+    def _nearest(self, occasion: Occasion, samples: Tensor, common: dict[str, object]) -> Measurement:
+        """Median distance of samples to their nearest training example, over the same for the test split."""
+        train = occasion.data.train_split.x.cpu()
+        ours, test = (
+            float(nearest_distances(x.cpu(), train).median()) for x in (samples, occasion.data.test_split.x)
+        )
+        return Measurement(ours / test, {"samples_median": ours, "test_median": test, **common})

@@ -1,0 +1,135 @@
+"""Data for training: a stream of batches that is a pure function of (seed, batch number), and plain evaluation batches.
+
+The whole split lives in memory on the training device; there are no worker processes. Step-based training has no
+epochs: the stream is the concatenation of one random order of the split after another, cut into global batches, and
+each process takes its share of every global batch.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from scorefield.data import Data, Split
+from scorefield.noise import StreamNoise
+from scorefield.training.module import Batch
+
+
+class TrainingStream:
+    """Endless batches of one process.
+
+    Args:
+        data: the data set, which maps its own values to model space.
+        split: the examples.
+        batch_size: examples per global batch, over all processes.
+        seed: seed of the order and of the dequantisation.
+        rank: number of this process.
+        world_size: number of processes; divides ``batch_size``.
+        start: number of the first batch.
+    """
+
+    def __init__(
+        self, data: Data, split: Split, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(f"data.batch_size={batch_size} counts all processes and must be divisible by {world_size}")
+        self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
+        self.rank, self.world_size, self.start = rank, world_size, start
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def indices(self, number: int) -> Tensor:
+        """Indices of this process's examples in global batch ``number``."""
+        share = self.batch_size // self.world_size
+        first = number * self.batch_size + self.rank * share
+        pieces, n = [], len(self.split.x)
+        while share > 0:
+            epoch, offset = divmod(first, n)
+            piece = self._order_of(epoch)[offset : offset + share]
+            pieces.append(piece)
+            first, share = first + len(piece), share - len(piece)
+        return torch.cat(pieces)
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, StreamNoise(self.seed, "order", epoch).permutation(len(self.split.x))
+        return self._order
+
+    def batch(self, number: int) -> Batch:
+        """Batch ``number`` of this process, in model space."""
+        index = self.indices(number).to(self.split.x.device)
+        noise = StreamNoise(self.seed, "dequantise", self.rank, number)
+        batch = {"x": self.data.to_model(self.split.x[index], noise), "index": index}
+        if self.split.labels is not None:
+            batch["label"] = self.split.labels[index]
+        return batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        number = self.start
+        while True:
+            yield self.batch(number)
+            number += 1
+
+
+class DataModule(pl.LightningDataModule):
+    """Training batches, and the split that evaluators read.
+
+    Args:
+        data: the data set.
+        batch_size: examples per optimiser step and accumulation step, over all processes.
+        seed: seed of the order and of the dequantisation.
+        examples: train on the first so many examples only; None takes them all.
+    """
+
+    def __init__(self, data: Data, batch_size: int, seed: int = 0, examples: int | None = None) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        self.data = data
+        self.batch_size = batch_size
+        self.seed = seed
+        self.examples = examples
+
+    @cached_property
+    def train_split(self) -> Split:
+        return self.data.train()[: self.examples]
+
+    @cached_property
+    def validation_split(self) -> Split:
+        return self.data.validation()
+
+    @cached_property
+    def test_split(self) -> Split:
+        return self.data.test()
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None, "a DataModule gives batches inside a Trainer only"
+        return self.trainer
+
+    def train_dataloader(self) -> TrainingStream:
+        trainer = self._trainer()
+        return TrainingStream(
+            self.data,
+            self.train_split.to(trainer.strategy.root_device),
+            self.batch_size,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+            start=trainer.fit_loop.total_batch_idx + 1,
+        )
+
+    # Evaluators read their split themselves, sharded over processes without padding; Lightning's evaluation loops are
+    # only the occasion, and run over a single batch of nothing.
+
+    def val_dataloader(self) -> list[Tensor]:
+        return [torch.zeros(1)]
+
+    def test_dataloader(self) -> list[Tensor]:
+        return [torch.zeros(1)]
+
+
+def shard(n: int, rank: int, world_size: int, batch_size: int) -> list[list[int]]:
+    """Indices rank, rank + W, ... below n of one process, in batches; no padding, so each index occurs exactly once."""
+    mine = list(range(rank, n, world_size))
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]

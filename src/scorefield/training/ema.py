@@ -1,0 +1,123 @@
+"""Averages of the weights over training, kept beside the model and never swapped into it.
+
+The averaged model is a second copy of the network. Evaluators ask `evaluation_model` for it, so they see the averaged
+weights in whatever order the callbacks stand, and an exception inside an evaluation leaves nothing to restore.
+"""
+
+from abc import ABC, abstractmethod
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from scorefield.models import ScoreModel
+from scorefield.training.module import ScoreModule
+
+
+class Profile(ABC):
+    """How much the average keeps of itself at each update."""
+
+    @abstractmethod
+    def decay(self, update: int) -> float:
+        """beta in average <- beta average + (1 - beta) weights, at update 1, 2, ..."""
+
+
+@dataclass(frozen=True)
+class Exponential(Profile):
+    """beta = min(decay, (1 + n) / (10 + n)) at update n: the warm-up lets short runs forget the initial weights.
+
+    Args:
+        rate: final decay per optimiser step, in [0, 1).
+    """
+
+    rate: float = 0.9999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate={self.rate} must be in [0, 1)")
+
+    def decay(self, update: int) -> float:
+        return min(self.rate, (1 + update) / (10 + update))
+
+
+@dataclass(frozen=True)
+class Power(Profile):
+    """beta = (1 - 1/n)^(gamma + 1): the average's width grows with training (Karras et al. 2024, eq. 127).
+
+    Args:
+        gamma: exponent; the average's standard deviation is about 1 / (gamma + 3) of the training so far for large gamma.
+    """
+
+    gamma: float = 6.94
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0:
+            raise ValueError(f"gamma={self.gamma} must not be negative")
+
+    def decay(self, update: int) -> float:
+        return (1 - 1 / update) ** (self.gamma + 1)
+
+
+class EMA(pl.Callback):
+    """Averages the model's parameters after every optimiser step; buffers are copied.
+
+    Args:
+        profile: the decay at each update.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self.updates = 0
+        self.model: ScoreModel | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if isinstance(trainer.strategy, pl.strategies.FSDPStrategy):
+            raise ValueError("EMA keeps whole parameters and cannot average an FSDP model's shards; use ddp")
+        if self.model is None:
+            assert isinstance(pl_module, ScoreModule)
+            self.model = deepcopy(pl_module.model).requires_grad_(False).eval()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._model.to(pl_module.device)
+
+    on_test_start = on_fit_start
+
+    @property
+    def _model(self) -> ScoreModel:
+        assert self.model is not None, "the averaged copy is made in setup"
+        return self.model
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.updates:  # a batch whose gradient is still being accumulated
+            return
+        self.updates = trainer.global_step
+        averages, weights = list(self._model.parameters()), list(pl_module.model.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - self.profile.decay(self.updates))
+        for average, buffer in zip(self._model.buffers(), pl_module.model.buffers(), strict=True):
+            average.copy_(buffer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = {"updates": self.updates, "state_dict": self._model.state_dict()}
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["ema"]
+        self.updates = saved["updates"]
+        self._model.load_state_dict(saved["state_dict"])
+
+
+def evaluation_model(trainer: pl.Trainer, module: ScoreModule) -> tuple[ScoreModel, str]:
+    """The model that evaluations use, and which weights it has: ``"ema"`` or ``"raw"``."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EMA) and callback.model is not None and callback.updates > 0:
+            return callback.model, "ema"
+    return module.model, "raw"
+
+
+def averaged_state(checkpoint: dict[str, Any]) -> dict[str, Tensor] | None:
+    """State dict of the averaged model in a loaded checkpoint; None if the run kept no average."""
+    saved = checkpoint.get("ema")
+    return None if saved is None else saved["state_dict"]

@@ -1,0 +1,88 @@
+"""The LightningModule: wires a model, an objective and an optimiser, and nothing else."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from scorefield.models import ScoreModel
+from scorefield.noise import StreamNoise, key_of
+from scorefield.objectives import Loss, Objective
+
+Batch = dict[str, Tensor]  # "x" (B, *event) in model space, "index" (B,), and "label" (B,) where the data have classes
+
+
+class ScoreModule(pl.LightningModule):
+    """Trains a score model.
+
+    All randomness of a training step comes from streams keyed by (seed, purpose, rank, batch number): ranks differ,
+    evaluation cannot shift it, and a resumed run draws what the interrupted one would have drawn.
+
+    Args:
+        model: the model that is trained.
+        objective: its loss.
+        optimizer: makes the optimiser from the parameters.
+        lr_schedule: makes the learning-rate schedule, stepped once per optimiser step; None keeps the rate constant.
+        seed: seed of the training randomness.
+        conditional: whether class labels in a batch are passed to the model.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        objective: Objective,
+        optimizer: Callable[[Iterable[Parameter]], Optimizer],
+        lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        seed: int = 0,
+        conditional: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.seed = seed
+        self.conditional = conditional
+        self._make_optimizer = optimizer
+        self._make_lr_schedule = lr_schedule
+
+    def conditions(self, batch: Batch) -> dict[str, Tensor] | None:
+        """What the model is told besides x_t."""
+        return {"label": batch["label"]} if self.conditional else None
+
+    def loss(self, model: ScoreModel, batch: Batch, noise: Any) -> Loss:
+        """The objective on one batch, with the given randomness."""
+        loss: Loss = self.objective(model, batch["x"], self.conditions(batch), noise)
+        return loss
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout draws from the global generator; keyed here, it too survives evaluation and resuming.
+        torch.manual_seed(key_of(self.seed, "layers", self.global_rank, self._batch_number) & (2**63 - 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        noise = StreamNoise(self.seed, "objective", self.global_rank, self._batch_number)
+        loss = self.loss(self.model, batch, noise)
+        return {"loss": loss.per_sample.mean(), "per_sample": loss.per_sample.detach(), "t": loss.t}
+
+    @property
+    def _batch_number(self) -> int:
+        """Number of the current training batch since the start of the run, counted across resumptions."""
+        return self.trainer.fit_loop.total_batch_idx
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Nothing per batch: evaluators run at the end of validation, each on the data and weights it states."""
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Nothing per batch, as in validation."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._make_optimizer(p for p in self.model.parameters() if p.requires_grad)
+        if self._make_lr_schedule is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._make_lr_schedule(optimizer), "interval": "step"},
+        }
