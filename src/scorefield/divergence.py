@@ -6,7 +6,7 @@ value comes out of the same forward pass.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +16,11 @@ from scorefield.noise import Noise
 from scorefield.tensors import event_norm, event_size, per_sample
 
 Field = Callable[[Tensor], Tensor]
+Probe = Callable[[Tensor, Noise], Tensor]  # samples x (B, *event) -> one probe for each, with E[v v^T] = I
 
 
-def quadratic_forms(function: Field, x: Tensor, probes: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """The field's value at x and v . J v for each probe: one forward pass, one backward pass per probe.
+def quadratic_forms(function: Field, x: Tensor, blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The field's value at x and v . J v for each probe v: one forward pass, one backward pass per probe.
 
     Works under `torch.no_grad` and `torch.inference_mode`, where nothing of the graph is kept; with gradients enabled
     the result can be differentiated once more.
@@ -27,22 +28,28 @@ def quadratic_forms(function: Field, x: Tensor, probes: Tensor, chunk: int | Non
     Args:
         function: acts on each sample by itself, (B, *event) -> (B, *event).
         x: (B, *event).
-        probes: v, (k, B, *event).
-        chunk: probes that are pulled back at once; None takes all. Bounds the memory, not the result.
+        blocks: probes v in blocks (k, B, *event). A block is pulled back at once; its size bounds the memory.
 
     Returns:
-        value (B, *event) and forms (k, B).
+        value (B, *event) and the forms of all blocks (k, B).
+
+    Raises:
+        ValueError: if the field's value carries no gradient.
     """
     differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot enter a graph, copies of them can.
         at = x if x.requires_grad and differentiable else x.detach().clone().requires_grad_()
         value = function(at)
+        if not value.requires_grad:
+            raise ValueError(
+                "the field's value carries no gradient with respect to x, so it has no divergence; remove no_grad, "
+                "inference_mode and detach from the field"
+            )
         forms = []
-        for part in probes.split(chunk or len(probes)):
-            part = part.clone() if part.is_inference() else part
-            pulled = _pull_back(value, at, part, differentiable)
-            forms.append((pulled * part).flatten(2).sum(2))
+        for block in blocks:
+            probes = block.clone() if block.is_inference() else block
+            forms.append((_pull_back(value, at, probes, differentiable) * probes).flatten(2).sum(2))
         total = torch.cat(forms)
     return (value, total) if differentiable else (value.detach(), total.detach())
 
@@ -52,22 +59,29 @@ def _pull_back(value: Tensor, x: Tensor, probes: Tensor, create_graph: bool) -> 
     if len(probes) == 1:
         (row,) = torch.autograd.grad(value, x, probes[0], retain_graph=True, create_graph=create_graph)
         return row[None]
-    (rows,) = torch.autograd.grad(
-        value, x, probes, retain_graph=True, create_graph=create_graph, is_grads_batched=True
-    )
+    (rows,) = torch.autograd.grad(value, x, probes, retain_graph=True, create_graph=create_graph, is_grads_batched=True)
     return rows
 
 
 class Divergence(ABC):
-    """A way to compute the divergence of a field."""
+    """A way to compute the divergence of a field.
+
+    Along a path, as in a likelihood, the probes are drawn once and held: ``draw`` once, then ``along`` at every time.
+    """
 
     @abstractmethod
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
-        """Probes (k, B, *event) for samples like x; drawn once and held along a path, they make one smooth integrand."""
+        """Probes (k, B, *event) for samples like x; k is 0 where none are needed."""
 
     @abstractmethod
     def along(self, function: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        """The field's value (B, *event) and its divergence (B,) by the given probes."""
+        """The field's value (B, *event) and its divergence (B,) by the given probes.
+
+        Args:
+            function: acts on each sample by itself, (B, *event) -> (B, *event).
+            x: (B, *event).
+            probes: what ``draw`` returned, or its columns ``probes[:, rows]`` for a part of the batch.
+        """
 
     def __call__(self, function: Field, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         return self.along(function, x, self.draw(x, noise))
@@ -78,47 +92,50 @@ class Exact(Divergence):
     """The trace of the Jacobian: d backward passes.
 
     Args:
-        chunk: rows of the Jacobian that are computed at once; None takes all.
+        chunk: rows of the Jacobian that are computed at once, >= 1; None takes all. Bounds the memory, not the result.
     """
 
     chunk: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.chunk is not None and self.chunk < 1:
+            raise ValueError(f"chunk={self.chunk} must be at least 1, or None for all rows at once")
+
     def draw(self, x: Tensor, noise: Noise) -> Tensor:
-        basis = torch.eye(event_size(x), dtype=x.dtype, device=x.device)
-        return basis.reshape(-1, 1, *x.shape[1:]).expand(-1, len(x), *x.shape[1:])
+        return x.new_empty(0, *x.shape)
 
     def along(self, function: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        value, forms = quadratic_forms(function, x, probes, self.chunk)
+        value, forms = quadratic_forms(function, x, self._basis(x))
         return value, forms.sum(0)
 
-
-class Probe(ABC):
-    """A distribution of probe vectors with E[v v^T] = I."""
-
-    @abstractmethod
-    def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """One probe for each sample, (B, *event)."""
+    def _basis(self, x: Tensor) -> Iterator[Tensor]:
+        """Basis vectors, the same for every sample; one block exists at a time."""
+        d = event_size(x)
+        for first in range(0, d, self.chunk or d):
+            hot = torch.arange(first, min(first + (self.chunk or d), d), device=x.device)
+            block = torch.nn.functional.one_hot(hot, d).to(x.dtype)
+            yield block.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 @dataclass(frozen=True)
-class Rademacher(Probe):
-    """Signs: the least variance, 2 (|A|^2 - sum_i A_ii^2) for a symmetric Jacobian A."""
+class Rademacher:
+    """Signs: the least variance, 2 (|A|^2 - sum_i A_ii^2) with A the symmetric part of the Jacobian."""
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         return noise.signs_like(x)
 
 
 @dataclass(frozen=True)
-class Gaussian(Probe):
-    """Standard normal: variance 2 |A|^2."""
+class Gaussian:
+    """Standard normal: variance 2 |A|^2 with A the symmetric part of the Jacobian."""
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         return noise.normal_like(x)
 
 
 @dataclass(frozen=True)
-class Sphere(Probe):
-    """Uniform on the sphere of radius sqrt(d)."""
+class Sphere:
+    """Uniform on the sphere of radius sqrt(d): variance 2 d / (d + 2) (|A|^2 - (tr A)^2 / d)."""
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         v = noise.normal_like(x)
@@ -128,6 +145,8 @@ class Sphere(Probe):
 @dataclass(frozen=True)
 class Hutchinson(Divergence):
     """The mean of v . J v over k random probes: k backward passes (Hutchinson 1990; Grathwohl et al. 2019, eq. 7).
+
+    The single estimates, for a standard error over probes, are ``quadratic_forms(function, x, [probes])``.
 
     Args:
         probe: distribution of the probes.
@@ -145,5 +164,5 @@ class Hutchinson(Divergence):
         return torch.stack([self.probe(x, noise) for _ in range(self.k)])
 
     def along(self, function: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        value, forms = quadratic_forms(function, x, probes)
+        value, forms = quadratic_forms(function, x, [probes])
         return value, forms.mean(0)

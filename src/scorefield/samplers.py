@@ -5,7 +5,7 @@ its two degenerate forms. `FlowSampler` solves the probability-flow ODE with err
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from scorefield.probability_flow import ProbabilityFlow
 Trace = Callable[[int, float, Tensor], None]  # step number (0 is the start), time, state
 
 
-class NonFiniteSamples(ArithmeticError):
+class NonFiniteSamplesError(ArithmeticError):
     """Some samples came out as nan or infinity."""
 
 
@@ -54,7 +54,7 @@ class Sampler:
 
     grid: Grid
     steps: int
-    predictor: Kernel = Stay()
+    predictor: Kernel = field(default_factory=Stay)
     corrector: Kernel | None = None
     corrections: int = 1
     denoise_last: bool = False
@@ -83,7 +83,7 @@ class Sampler:
         """Sample from the state x (B, *event) at the grid's first time, usually ``schedule.prior_like``.
 
         Raises:
-            NonFiniteSamples: if a sample is not finite at the end.
+            NonFiniteSamplesError: if a sample is not finite at the end.
         """
         noise = GlobalNoise() if noise is None else noise
         grid = self.grid(model.schedule, self.steps)
@@ -154,8 +154,8 @@ class FlowSampler:
 def _finite(x: Tensor, sampler: object) -> Tensor:
     bad = ~x.flatten(1).isfinite().all(1)
     if bad.any():
-        raise NonFiniteSamples(
-            f"{int(bad.sum())} of {len(x)} samples are not finite (first: {int(bad.nonzero()[0])}) after {sampler}; the "
+        raise NonFiniteSamplesError(
+            f"{int(bad.sum())} of {len(x)} samples are not finite (first: {int(bad.nonzero()[0])}) after {sampler}; "
             "usual causes are a step too large for the schedule (more steps, smaller corrector snr) or diverged weights"
         )
     return x

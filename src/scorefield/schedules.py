@@ -5,8 +5,8 @@ Two numbers per time define everything else. The marginals are those of the line
     f = alpha' / alpha,     g^2 = 2 sigma (sigma' - f sigma),
 
 whose transition from s to t > s is Gaussian with gain a = alpha_t / alpha_s and variance sigma_t^2 - a^2 sigma_s^2
-(Song et al. 2021, section 3 and appendix B; Karras et al. 2022, appendix B). The noise-to-signal ratio u = sigma / alpha
-increases with t and orders the levels of every schedule.
+(Song et al. 2021, section 3 and appendix B; Karras et al. 2022, appendix B). The noise-to-signal ratio
+u = sigma / alpha increases with t and orders the levels of every schedule.
 
 Times are tensors of shape (B,). The end points t_min and t_max belong to the schedule: t_min keeps clear of the
 divisions by sigma, t_max of those by alpha.
@@ -266,7 +266,7 @@ class SubVP(_LinearBeta):
 
 
 class Linear(Schedule):
-    """Straight lines between data and noise: alpha = 1 - t, sigma = t (Lipman et al. 2023, eq. 20-22 with sigma_min = 0).
+    """Straight lines from data to noise: alpha = 1 - t, sigma = t (Lipman et al. 2023, eq. 20 with sigma_min = 0).
 
     Time runs from data (0) to noise (1), as everywhere in this project. The end points keep clear of sigma = 0 and of
     alpha = 0, where f = alpha' / alpha has a pole; the prior is N(0, I).

@@ -21,7 +21,7 @@ class TimeLaw(ABC):
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """Time at which the law's distribution function reaches ``u`` in [0, 1), and its importance weight; all (B,)."""
+        """Time at which the law's distribution function is ``u`` in [0, 1), and its importance weight; all (B,)."""
 
     def levels(self, n: int, noise: Noise, device: torch.device | None = None) -> Tensor:
         """n uniform levels in [0, 1) at which the quantile function is read."""
@@ -77,7 +77,7 @@ class LogNormal(TimeLaw):
 
 @dataclass(frozen=True)
 class Importance(TimeLaw):
-    """Density proportional to g^2 / sigma^2, the importance law of likelihood weighting (Song et al. 2021b, section 4.4).
+    """Density proportional to g^2 / sigma^2, for likelihood weighting (Song et al. 2021b, section 4.4).
 
     Since g^2 / sigma^2 = 2 d ln(sigma / alpha) / dt for every schedule, this is the uniform law of the log ratio, in
     closed form for all of them. The importance weight is Z sigma^2 / (g^2 (t_max - t_min)), Z = 2 ln(u_max / u_min).

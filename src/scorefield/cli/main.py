@@ -14,7 +14,13 @@ COMMANDS = {
 def usage() -> str:
     lines = (f"  {name:<10} {what}" for name, what in COMMANDS.items())
     return "\n".join(
-        ["usage: scorefield COMMAND [key=value ...]", "", *lines, "", "scorefield COMMAND --help lists a command's options"]
+        [
+            "usage: scorefield COMMAND [key=value ...]",
+            "",
+            *lines,
+            "",
+            "scorefield COMMAND --help lists a command's options",
+        ]
     )
 
 

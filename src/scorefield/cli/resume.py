@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scorefield.cli.runs import UserError, stored_config
+from scorefield.cli.runs import UserError, relocated, stored_config
 from scorefield.cli.train import execute
 from scorefield.records.rundir import RunDir
 
@@ -20,19 +20,10 @@ def main() -> None:
             print(f"this run is finished: {run_dir.report}")
             return
         # The directory may have been moved since; what matters is where it is now.
-        execute(_moved(config, config["run_dir"], str(run_dir.path)), run_dir)
+        execute(relocated(config, str(run_dir.path)), run_dir)
     except UserError as error:
         print(f"scorefield: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _moved(node, old: str, new: str):  # noqa: ANN001, ANN202 (any YAML value)
-    """The configuration with the run's directory replaced wherever it was interpolated."""
-    if isinstance(node, dict):
-        return {key: _moved(value, old, new) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_moved(value, old, new) for value in node]
-    return new if node == old else node
 
 
 if __name__ == "__main__":

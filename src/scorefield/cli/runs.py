@@ -17,6 +17,7 @@ from scorefield.records.result import config_hash
 from scorefield.records.rundir import RunDir
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
+from scorefield.training.loggers import RunLogger
 from scorefield.training.module import ScoreModule
 
 Config = Mapping[str, Any]
@@ -48,12 +49,10 @@ def _without_place(value: Any, config: Config) -> Any:
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values, with the run's directory filled in."""
     if config.run_dir is None:
-        plain = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(plain, dict)
+        plain: Any = OmegaConf.to_container(config, resolve=True)
         config.run_dir = str(Path(config.outputs) / config.name / f"{fingerprint(plain)}-seed{config.seed}")
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return dict(values)
 
 
 def make(node: Any, **extra: Any) -> Any:
@@ -67,8 +66,8 @@ def make_data(config: Config) -> Data:
     declared = tuple(config["data"]["shape"])
     if data.shape != declared or data.classes != config["data"]["classes"]:
         raise UserError(
-            f"data.shape={list(declared)} and data.classes={config['data']['classes']} do not describe {data.name}, which "
-            f"has shape {list(data.shape)} and classes {data.classes}"
+            f"data.shape={list(declared)} and data.classes={config['data']['classes']} do not describe {data.name}, "
+            f"which has shape {list(data.shape)} and classes {data.classes}"
         )
     return data
 
@@ -111,7 +110,7 @@ def build(config: Config) -> Parts:
     callbacks = [make(node) for node in nodes.values() if node is not None]
     loggers = [make(node) for node in config["logger"].values() if node is not None]
     for logger in loggers:
-        if hasattr(logger, "describe"):
+        if isinstance(logger, RunLogger):
             logger.describe(config)
     trainer = make(config["trainer"], callbacks=callbacks, logger=loggers, default_root_dir=config["run_dir"])
     batches = DataModule(data, config["data"]["batch_size"], seed, config["data"].get("examples"))
@@ -127,6 +126,20 @@ def stored_config(run_dir: RunDir) -> dict[str, Any]:
         raise UserError(f"{run_dir.config} does not hold a configuration")
     _allow_targets(values, run_dir.config)
     return values
+
+
+def relocated(config: Config, run_dir: str) -> dict[str, Any]:
+    """The configuration with the run's directory replaced wherever it was interpolated."""
+    old = config["run_dir"]
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {key: moved(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [moved(value) for value in node]
+        return run_dir if node == old else node
+
+    return {key: moved(value) for key, value in config.items()}
 
 
 _TRUSTED = ("scorefield.", "torch.nn.", "torch.optim.", "pytorch_lightning.")

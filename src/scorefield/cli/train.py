@@ -29,7 +29,8 @@ def main(config: DictConfig) -> None:
         set_aside(run_dir)
     if run_dir.config.exists() and fingerprint(stored_config(run_dir)) != fingerprint(values):
         raise UserError(
-            f"{run_dir.path} holds a run with another configuration; give another run_dir, or fresh=true to set it aside"
+            f"{run_dir.path} holds a run with another configuration; give another run_dir, or fresh=true to set it "
+            "aside"
         )
     if run_dir.result.exists():
         _say(f"this run is finished: {run_dir.report}\nfresh=true sets it aside and starts over")
@@ -80,7 +81,7 @@ def record(config: dict[str, Any], parts: Parts, evaluation_seconds: float) -> R
     trainer = parts.trainer
     timer = next(c for c in trainer.callbacks if isinstance(c, pl.callbacks.Timer))  # type: ignore[attr-defined]
     validation = timer.time_elapsed("validate")
-    steps = trainer.global_step
+    steps = parts.module.steps_done
     cost = {
         "train_seconds": round(timer.time_elapsed("train") - validation, 2),
         "validation_seconds": round(validation, 2),

@@ -40,7 +40,7 @@ class FixedStep(StepSize):
 
 @dataclass(frozen=True)
 class SigmaStep(StepSize):
-    """epsilon = 2 a (r sigma)^2: annealed Langevin dynamics (Song & Ermon 2019, algorithm 1; Song et al. 2021, ``ald``).
+    """epsilon = 2 a (r sigma)^2: annealed Langevin dynamics (Song & Ermon 2019, algorithm 1; Song et al. 2021).
 
     NCSN's epsilon_i = epsilon sigma_i^2 / sigma_L^2 is r = sqrt(epsilon / 2) / sigma_L.
 

@@ -43,8 +43,9 @@ class ReverseDiffusion(Kernel):
 
 @dataclass(frozen=True)
 class Ancestral(Kernel):
-    """x_s = alpha_s E[x] + sqrt(sigma_s^2 - tau^2) E[eps] + tau z, tau^2 = eta^2 sigma_s^2 (1 - a^2 sigma_s^2 / sigma_t^2).
+    """x_s = alpha_s E[x] + sqrt(sigma_s^2 - tau^2) E[eps] + tau z with z ~ N(0, I).
 
+    tau^2 = eta^2 sigma_s^2 (1 - a^2 sigma_s^2 / sigma_t^2), with the forward gain a = alpha_t / alpha_s from s to t.
     eta = 1 samples the posterior q(x_s | x_t, x) at x = E[x | x_t] (Ho et al. 2020, eq. 6-7; for VE Song et al. 2021,
     eq. 47), eta = 0 is DDIM (Song et al. 2021a, eq. 12 and 16).
 

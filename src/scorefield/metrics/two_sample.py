@@ -63,16 +63,3 @@ def nearest_distances(x: Tensor, reference: Tensor, chunk: int = 512) -> Tensor:
             nearest[closer] = y[index[closer]]
         found.append(torch.linalg.vector_norm(q - nearest, dim=1))
     return torch.cat(found)
-
-
-def memorisation_ratio(samples: Tensor, held_out: Tensor, train: Tensor) -> float:
-    """Median distance of samples to their nearest training example over the same for held-out examples.
-
-    About 1 for a model that generalises, towards 0 for one that repeats its training examples.
-
-    Args:
-        samples: points, (B, *event).
-        held_out: real points that were not trained on, (M, *event).
-        train: training points, (N, *event).
-    """
-    return float(nearest_distances(samples, train).median() / nearest_distances(held_out, train).median())

@@ -48,7 +48,7 @@ class Power(Profile):
     """beta = (1 - 1/n)^(gamma + 1): the average's width grows with training (Karras et al. 2024, eq. 127).
 
     Args:
-        gamma: exponent; the average's standard deviation is about 1 / (gamma + 3) of the training so far for large gamma.
+        gamma: exponent; for large gamma the average's deviation is about 1 / (gamma + 3) of the training so far.
     """
 
     gamma: float = 6.94
@@ -95,7 +95,8 @@ class EMA(pl.Callback):
         if trainer.global_step == self.updates:  # a batch whose gradient is still being accumulated
             return
         self.updates = trainer.global_step
-        averages, weights = list(self._model.parameters()), list(pl_module.model.parameters())
+        averages: list[Tensor] = list(self._model.parameters())
+        weights: list[Tensor] = list(pl_module.model.parameters())
         torch._foreach_lerp_(averages, weights, 1 - self.profile.decay(self.updates))
         for average, buffer in zip(self._model.buffers(), pl_module.model.buffers(), strict=True):
             average.copy_(buffer)

@@ -8,6 +8,7 @@ import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytorch_lightning as pl
@@ -38,6 +39,9 @@ class RunLogger(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Ignored: Lightning's own metrics are for its progress bar; `log_values` is the way in."""
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Take the run's resolved configuration."""
 
     def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float]) -> None:
         """Record named values of a phase (train, validation, final) at an optimiser step."""
@@ -87,7 +91,6 @@ class WandbLogger(RunLogger):
         job_type: kind of job, e.g. "train".
         name: the run's display name.
         tags: tags to filter by.
-        config: the resolved configuration, logged once.
         timeout: seconds after which a silent server is given up.
     """
 
@@ -99,15 +102,18 @@ class WandbLogger(RunLogger):
         job_type: str = "train",
         name: str | None = None,
         tags: Sequence[str] = (),
-        config: Mapping[str, Any] | None = None,
         timeout: float = 30.0,
     ) -> None:
         super().__init__(run_dir)
-        self._settings = {"project": project, "group": group, "job_type": job_type, "name": name, "tags": list(tags)}
-        self._config = dict(config or {})
+        self._settings: dict[str, Any] = {"project": project, "group": group, "job_type": job_type, "name": name}
+        self._settings["tags"] = list(tags)
+        self._config: dict[str, Any] = {}
         self._timeout = timeout
         self._run: Any = None
         self._failed = False
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        self._config = dict(config)
 
     def _attempt(self, what: str, action: Callable[[], Any]) -> Any:
         """Do something with W&B; on any failure say so once and go on without it."""
@@ -123,9 +129,9 @@ class WandbLogger(RunLogger):
     def _init(self) -> Any:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         id_file = self.run_dir.path / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if id_file.exists() else wandb.util.generate_id()
+        run_id = id_file.read_text().strip() if id_file.exists() else token_hex(4)
         id_file.write_text(run_id)
         run = wandb.init(
             dir=str(self.run_dir.path),

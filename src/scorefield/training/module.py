@@ -46,6 +46,7 @@ class ScoreModule(pl.LightningModule):
         self.objective = objective
         self.seed = seed
         self.conditional = conditional
+        self._loaded_step = 0
         self._make_optimizer = optimizer
         self._make_lr_schedule = lr_schedule
 
@@ -66,6 +67,14 @@ class ScoreModule(pl.LightningModule):
         noise = StreamNoise(self.seed, "objective", self.global_rank, self._batch_number)
         loss = self.loss(self.model, batch, noise)
         return {"loss": loss.per_sample.mean(), "per_sample": loss.per_sample.detach(), "t": loss.t}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._loaded_step = checkpoint["global_step"]
+
+    @property
+    def steps_done(self) -> int:
+        """Optimiser steps that made the present weights, also where they were loaded to be evaluated only."""
+        return max(self.trainer.global_step, self._loaded_step)
 
     @property
     def _batch_number(self) -> int:

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
 from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks.evaluator import validation_interval
 from scorefield.training.loggers import RunLogger
 
 
@@ -70,6 +71,5 @@ class Checkpoint(LightningCheckpoint):
 
 def _validates_after(trainer: pl.Trainer) -> bool:
     """Whether Lightning runs a validation after the batch that has just ended."""
-    interval = trainer.val_check_batch  # type: ignore[attr-defined]
-    enabled = trainer.enable_validation and interval not in (None, float("inf"))
-    return bool(enabled and (trainer.fit_loop.total_batch_idx + 1) % int(interval) == 0)
+    interval = validation_interval(trainer)
+    return interval is not None and trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % interval == 0

@@ -1,5 +1,6 @@
 """What every evaluation during and after training has in common."""
 
+import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ class Occasion:
 
     @property
     def step(self) -> int:
-        return self.trainer.global_step
+        return self.module.steps_done
 
 
 class Evaluator(pl.Callback, ABC):
@@ -74,10 +75,10 @@ class Evaluator(pl.Callback, ABC):
         finally:
             model.train(was_training)
         seconds = round(time.monotonic() - start, 3)
-        common = {"weights": weights, "step": trainer.global_step, "seconds": seconds}
+        common = {"weights": weights, "step": module.steps_done, "seconds": seconds}
         metrics = {name: replace(m, protocol={**m.protocol, **common}) for name, m in metrics.items()}
         if metrics:
-            images = trainer.global_step * trainer.accumulate_grad_batches * data.batch_size
+            images = module.steps_done * trainer.accumulate_grad_batches * data.batch_size
             values = {name: metric.value for name, metric in metrics.items()}
             log_values(trainer, "final" if final else "validation", images, values)
         return metrics
@@ -85,14 +86,15 @@ class Evaluator(pl.Callback, ABC):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or self.every == 0:
             return
-        if trainer.global_step % (self.every * _validation_interval(trainer)) == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        interval = (validation_interval(trainer) or 1) / trainer.accumulate_grad_batches
+        if trainer.global_step % (self.every * interval) == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._run(trainer, pl_module, final=False)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.metrics = self._run(trainer, pl_module, final=True)
 
 
-def _validation_interval(trainer: pl.Trainer) -> int:
-    """Optimiser steps between validations."""
-    interval = trainer.val_check_batch  # type: ignore[attr-defined]
-    return max(1, int(interval) // trainer.accumulate_grad_batches) if interval not in (None, float("inf")) else 1
+def validation_interval(trainer: pl.Trainer) -> int | None:
+    """Batches from one validation to the next; None where the trainer does not count them."""
+    interval = trainer.val_check_batch
+    return int(interval) if interval is not None and math.isfinite(interval) else None

@@ -69,7 +69,7 @@ class BitsPerDim(Evaluator):
         discrete = data.data.levels is not None
         bits, error, _ = metric.compute()
         scale = 1.0 if discrete else math.log(2) * math.prod(data.data.shape)
-        protocol = {
+        protocol: dict[str, object] = {
             "standard_error": float(error) * scale,
             "n": n,
             "split": "test" if occasion.final else "validation",

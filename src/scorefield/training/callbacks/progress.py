@@ -14,7 +14,7 @@ from scorefield.training.loggers import log_values
 from scorefield.training.module import ScoreModule
 
 
-class NonFiniteLoss(ArithmeticError):
+class NonFiniteLossError(ArithmeticError):
     """The training loss became nan or infinite."""
 
 
@@ -70,7 +70,7 @@ class TrainingLog(pl.Callback):
         self._losses = []
         mean = float(losses.mean())  # the only read-back from the device, once per entry
         if not torch.isfinite(losses).all():
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"the training loss became {mean} between steps {step - self.every} and {step}; usual causes: learning "
                 "rate too high, half precision, or a time law that reaches sigma = 0"
             )

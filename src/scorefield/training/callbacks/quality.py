@@ -110,7 +110,7 @@ class SampleQuality(Evaluator):
         common = {"n": n, "seed": self.seed, "nfe": nfe, "sampler": repr(self.sampler)}
         if extractor is not None:
             assert self._reference is not None
-            metric = FrechetDistance(self._reference, self._scale)
+            metric = FrechetDistance(self._reference, self._scale).to(occasion.device)
             if len(samples):
                 metric.update(extractor.extract(samples))
             protocol = extractor.protocol()
@@ -172,7 +172,5 @@ class SampleQuality(Evaluator):
     def _nearest(self, occasion: Occasion, samples: Tensor, common: dict[str, object]) -> Measurement:
         """Median distance of samples to their nearest training example, over the same for the test split."""
         train = occasion.data.train_split.x.cpu()
-        ours, test = (
-            float(nearest_distances(x.cpu(), train).median()) for x in (samples, occasion.data.test_split.x)
-        )
+        ours, test = (float(nearest_distances(x.cpu(), train).median()) for x in (samples, occasion.data.test_split.x))
         return Measurement(ours / test, {"samples_median": ours, "test_median": test, **common})

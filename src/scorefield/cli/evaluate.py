@@ -1,0 +1,79 @@
+"""scorefield evaluate: measure the weights of a run, with its own settings or with other samplers and solvers."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from scorefield.cli.app import run_app
+from scorefield.cli.runs import (
+    Config,
+    UserError,
+    build,
+    fingerprint,
+    newest_checkpoint,
+    relocated,
+    stored_config,
+)
+from scorefield.cli.train import record, summary
+from scorefield.records.files import write_atomically
+from scorefield.records.report import write_report
+from scorefield.records.rundir import RunDir
+
+
+def main(config: DictConfig) -> None:
+    """Evaluate the newest checkpoint and write a record of its own below the run's directory."""
+    asked = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(asked, dict)
+    run = RunDir(Path(asked["run_dir"]))
+    stored = stored_config(run)
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        raise UserError(f"{run.path} has no checkpoint yet; `scorefield resume {run.path}` makes one")
+    settings = evaluation_config(stored, {str(key): value for key, value in asked.items()})
+    out = RunDir(run.path / "evaluations" / f"{fingerprint(settings)}-seed{settings['seed']}")
+    parts = build(relocated(settings, str(out.path)))
+    trainer = parts.trainer
+    if trainer.is_global_zero:
+        out.create()
+        write_atomically(out.config, yaml.safe_dump(settings, sort_keys=False).encode())
+        out.metrics.unlink(missing_ok=True)  # the same evaluation again starts its journal anew
+    start = time.monotonic()
+    trainer.test(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    if trainer.is_global_zero:
+        result = record(settings, parts, time.monotonic() - start)
+        result.write(out.result)
+        write_report(out)
+        print(f"{summary(result)}\nreport: {out.report}")
+
+
+def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
+    """The run's configuration with what was asked for put in its place."""
+    config = {**stored, "trainer": asked["trainer"], "logger": {"journal": stored["logger"]["journal"]}}
+    if asked["weights"] not in ("ema", "raw"):
+        raise UserError(f"weights={asked['weights']} must be ema or raw")
+    if asked["weights"] == "raw":
+        config["ema"] = None
+    config["seed"] = asked["seed"]
+    config["callbacks"] = {
+        name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
+    }
+    return config
+
+
+def _adapted(node: Config, asked: Config) -> dict[str, Any]:
+    """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
+    new = dict(node)
+    for key, value in (("sampler", asked.get("sampler")), ("flow", asked.get("likelihood")), ("n_final", asked["n"])):
+        belongs = key in new and (key != "n_final" or "sampler" in new)
+        if value is not None and belongs:
+            new[key] = value
+    if "seed" in new:
+        new["seed"] = asked["seed"]
+    return new
+
+
+if __name__ == "__main__":
+    run_app("evaluate", main)
