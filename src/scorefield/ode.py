@@ -227,10 +227,8 @@ class DormandPrince(Solver):
     max_nfe: int = 10_000
 
     def __post_init__(self) -> None:
-        if self.rtol <= 0 or self.atol <= 0:
-            raise ValueError(f"rtol={self.rtol} and atol={self.atol} must be positive")
-        if self.max_nfe < 8:
-            raise ValueError(f"max_nfe={self.max_nfe} must be at least 8: one step with its start")
+        if self.rtol <= 0 or self.atol <= 0 or self.max_nfe < 8:
+            raise ValueError(f"need rtol > 0, atol > 0 and max_nfe >= 8 (one step with its start), got {self}")
 
     def _integrate(self, field: _Counted, x: Tensor, start: float, end: float) -> Tensor:
         # A shorter step would be lost in the rounding of times of this interval.
@@ -264,8 +262,7 @@ class DormandPrince(Solver):
         wanted = torch.where(steepest <= 1e-15, (trial * 1e-3).clamp(min=1e-6), (0.01 / steepest) ** 0.2)
         # Where the trial left the field's domain, its own length is all that is known.
         wanted = torch.where(bend.isfinite(), torch.minimum(100 * trial, wanted), trial)
-        no = torch.zeros_like(rows, dtype=torch.bool)
-        return _Walk(rows, x, t, sign * wanted.clamp(max=length), slope, no, no)
+        return _Walk(rows, x, t, sign * wanted.clamp(max=length), slope, rejected=rows < 0, broken=rows < 0)
 
     def _advance(self, field: _Counted, walk: _Walk, end: float) -> _Walk:
         """One attempted step of every sample."""

@@ -2,6 +2,7 @@ from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.likelihood import BitsPerDim
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
+from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
 from scorefield.training.callbacks.quality import SampleQuality
 from scorefield.training.callbacks.samples import SampleGrid
@@ -12,6 +13,7 @@ __all__ = [
     "Evaluator",
     "LossByNoise",
     "Occasion",
+    "Preemption",
     "SampleGrid",
     "SampleQuality",
     "TrainingLog",

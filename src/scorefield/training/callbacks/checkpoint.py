@@ -33,7 +33,7 @@ class Checkpoint(LightningCheckpoint):
         self.keep = keep
         self._saved = -1
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
@@ -41,19 +41,26 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         due = trainer.global_step % self.every == 0 and trainer.global_step != self._saved
-        if due and not _validates_after(trainer):
-            self._save(trainer)
+        if due and not self.waits_for_validation(trainer):
+            self.save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         due = trainer.global_step % self.every == 0 and trainer.global_step != self._saved
         if due and not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._save(trainer)
+            self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self._saved:
-            self._save(trainer)
+            self.save(trainer)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def waits_for_validation(self, trainer: pl.Trainer) -> bool:
+        """Whether Lightning runs a validation after the batch that has just ended, so that saving must wait for it."""
+        interval = validation_interval(trainer)
+        enabled = interval is not None and trainer.enable_validation
+        return enabled and (trainer.fit_loop.total_batch_idx + 1) % int(interval or 1) == 0
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save now, at a step boundary; all processes call this together."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = self.run_dir.checkpoint(trainer.global_step)
@@ -67,9 +74,3 @@ class Checkpoint(LightningCheckpoint):
             for old in self.run_dir.checkpoints()[: -self.keep]:
                 old.unlink()
         self._saved = trainer.global_step
-
-
-def _validates_after(trainer: pl.Trainer) -> bool:
-    """Whether Lightning runs a validation after the batch that has just ended."""
-    interval = validation_interval(trainer)
-    return interval is not None and trainer.enable_validation and (trainer.fit_loop.total_batch_idx + 1) % interval == 0

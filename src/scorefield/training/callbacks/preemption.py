@@ -1,0 +1,82 @@
+"""Leaving cleanly when the machine is taken away."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+
+from scorefield.training.callbacks.checkpoint import Checkpoint
+
+EXIT_CODE = 75  # "temporary failure, try again": what schedulers requeue on
+
+
+class PreemptedError(SystemExit):
+    """The run was asked to stop, has saved itself and can be resumed; exit code 75."""
+
+
+class Preemption(pl.Callback):
+    """On SIGTERM, SIGUSR1 or SIGUSR2: finish the step, save a checkpoint on agreement of all processes, exit with 75.
+
+    The handler only raises a flag, so a signal can neither interrupt a step nor a save, and a second one changes
+    nothing. Processes compare their flags every ``every`` steps; whoever was told, all stop at the same step.
+
+    Args:
+        every: optimiser steps from one comparison to the next, >= 1; matters with several processes only.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every={every} must be at least 1")
+        self.every = every
+        self._told = False
+        self._agreed = False
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._before = {number: signal.signal(number, self._flag) for number in self.signals}
+
+    def _flag(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        between = (batch_idx + 1) % trainer.accumulate_grad_batches  # half an accumulated gradient cannot be saved
+        if between or trainer.global_step % self.every:
+            return
+        self._agreed = self._any_told(trainer)
+        if self._agreed and not self._checkpoint(trainer).waits_for_validation(trainer):
+            self._leave(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._agreed and trainer.state.fn == "fit":
+            self._leave(trainer)
+
+    def _any_told(self, trainer: pl.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._told
+        flag = torch.tensor(float(self._told), device=trainer.strategy.root_device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        return bool(flag)
+
+    @staticmethod
+    def _checkpoint(trainer: pl.Trainer) -> Checkpoint:
+        return next(c for c in trainer.callbacks if isinstance(c, Checkpoint))  # type: ignore[attr-defined]
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        self._checkpoint(trainer).save(trainer)
+        raise PreemptedError(EXIT_CODE)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
