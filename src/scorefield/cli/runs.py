@@ -113,6 +113,12 @@ def build(config: Config) -> Parts:
         if isinstance(logger, RunLogger):
             logger.describe(config)
     trainer = make(config["trainer"], callbacks=callbacks, logger=loggers, default_root_dir=config["run_dir"])
+    interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
+    if isinstance(interval, int) and interval % accumulated:
+        raise UserError(
+            f"trainer.val_check_interval={interval} counts batches and must be a multiple of "
+            f"trainer.accumulate_grad_batches={accumulated}: weights are validated, and saved, between whole steps"
+        )
     batches = DataModule(data, config["data"]["batch_size"], seed, config["data"].get("examples"))
     return Parts(module, batches, trainer)
 

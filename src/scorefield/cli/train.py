@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from scorefield.cli.app import run_app
-from scorefield.cli.runs import Parts, UserError, build, fingerprint, newest_checkpoint, resolved, stored_config
+from scorefield.cli.runs import Config, Parts, UserError, build, fingerprint, newest_checkpoint, resolved, stored_config
 from scorefield.records.files import write_atomically
 from scorefield.records.report import write_report
 from scorefield.records.result import Measurement, Result, git_state, versions
@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
     run_dir = RunDir(Path(values["run_dir"]))
     if values["fresh"]:
         set_aside(run_dir)
-    if run_dir.config.exists() and fingerprint(stored_config(run_dir)) != fingerprint(values):
+    if run_dir.config.exists() and _named(stored_config(run_dir)) != _named(values):
         raise UserError(
             f"{run_dir.path} holds a run with another configuration; give another run_dir, or fresh=true to set it "
             "aside"
@@ -36,6 +36,11 @@ def main(config: DictConfig) -> None:
         _say(f"this run is finished: {run_dir.report}\nfresh=true sets it aside and starts over")
         return
     execute(values, run_dir)
+
+
+def _named(config: Config) -> tuple[str, int]:
+    """What tells one run from another."""
+    return fingerprint(config), config["seed"]
 
 
 @rank_zero_only

@@ -103,11 +103,13 @@ class Journal:
     def truncate_after(self, step: int) -> None:
         """Forget what was written after ``step``, for a run that resumes there; time goes on from the last line kept.
 
-        Lines of ``step`` itself stay: take a checkpoint only after the lines of its step are written. The file is
-        replaced in one piece, and a line cut short by the interruption goes with the rest.
+        Lines of ``step`` itself stay: take a checkpoint only after the lines of its step are written. Only those of the
+        final evaluation go, whatever their step: it comes last and starts anew. The file is replaced in one piece, and
+        a line cut short by the interruption goes with the rest.
         """
         lines = _whole_lines(self.path)
-        kept = [line for line, record in zip(lines, self._parse(lines), strict=True) if record["step"] <= step]
+        records = zip(lines, self._parse(lines), strict=True)
+        kept = [line for line, record in records if record["step"] <= step and record["phase"] != "final"]
         if self.path.exists():
             write_atomically(self.path, b"".join(kept))
         self._opened, self._time_before = self._clock(), None

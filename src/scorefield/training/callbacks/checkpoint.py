@@ -35,9 +35,16 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = trainer.global_step
+        self._rewind(trainer, trainer.global_step)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._rewind(trainer, pl_module.steps_done)  # an interrupted final evaluation may have left its first lines
+
+    @staticmethod
+    def _rewind(trainer: pl.Trainer, step: int) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
-                logger.rewind(trainer.global_step)
+                logger.rewind(step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         due = trainer.global_step % self.every == 0 and trainer.global_step != self._saved

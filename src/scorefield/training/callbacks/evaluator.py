@@ -86,8 +86,8 @@ class Evaluator(pl.Callback, ABC):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or self.every == 0:
             return
-        interval = (validation_interval(trainer) or 1) / trainer.accumulate_grad_batches
-        if trainer.global_step % (self.every * interval) == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        batches = trainer.fit_loop.total_batch_idx + 1
+        if batches % (self.every * (validation_interval(trainer) or 1)) == 0 or trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._run(trainer, pl_module, final=False)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torchmetrics import MeanMetric
 
 from scorefield.data import Split
 from scorefield.metrics.bits_per_dim import BitsPerDim as BitsPerDimMetric
@@ -60,12 +61,12 @@ class BitsPerDim(Evaluator):
             n = min(n, 4)
         draws = self.draws if occasion.final else 1
         metric = BitsPerDimMetric(math.prod(data.data.shape)).to(occasion.device)
-        calls = []
+        calls = MeanMetric().to(occasion.device)
         for draw in range(draws):
             for batch in shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size):
                 log_prob, nfe = self.log_prob(occasion, split, batch, draw, self.flow)
                 metric.update(log_prob)
-                calls.append(nfe)
+                calls.update(nfe)
         discrete = data.data.levels is not None
         bits, error, _ = metric.compute()
         scale = 1.0 if discrete else math.log(2) * math.prod(data.data.shape)
@@ -76,7 +77,7 @@ class BitsPerDim(Evaluator):
             "dequantisation": "uniform" if discrete else "none",
             "levels": data.data.levels,
             "draws": draws,
-            "nfe": float(torch.cat(calls).double().mean()) if calls else 0.0,
+            "nfe": float(calls.compute()),
             "flow": repr(self.flow),
             "t_min": self.flow.start(occasion.model),
             "seed": self.seed,

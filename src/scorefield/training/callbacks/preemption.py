@@ -38,6 +38,7 @@ class Preemption(pl.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # After Lightning has installed its own handler, which would talk to other processes in mid-step.
         self._before = {number: signal.signal(number, self._flag) for number in self.signals}
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
@@ -68,7 +69,11 @@ class Preemption(pl.Callback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._checkpoint(trainer).save(trainer)
-        raise PreemptedError(EXIT_CODE)
+        for number in self.signals:
+            signal.signal(number, signal.SIG_IGN)  # there is nothing left to save, and the exit code must get out
+        self._before = {}
+        # The first process watches the others, and would be killed if one ended with an error before it has.
+        raise PreemptedError(EXIT_CODE if trainer.is_global_zero else 0)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._before.items():

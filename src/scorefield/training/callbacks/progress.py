@@ -32,13 +32,16 @@ class TrainingLog(pl.Callback):
             raise ValueError(f"every={every} must be at least 1")
         self.every = every
         self._losses: list[Tensor] = []
-        self._since = 0.0
+        self._since = (0.0, 0)  # when the clock of the speed was started, and at which step
         self._bar: Progress | None = None
         self._task: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.monotonic()
+        self._restart_clock(trainer)
         self._start_bar(trainer)
+
+    def _restart_clock(self, trainer: pl.Trainer) -> None:
+        self._since = time.monotonic(), trainer.global_step
 
     @rank_zero_only
     def _start_bar(self, trainer: pl.Trainer) -> None:
@@ -66,21 +69,34 @@ class TrainingLog(pl.Callback):
         self._entry(trainer, pl_module, step)
 
     def _entry(self, trainer: pl.Trainer, module: ScoreModule, step: int) -> None:
-        losses = torch.stack(self._losses)
+        losses = self._over_processes(trainer)
         self._losses = []
-        mean = float(losses.mean())  # the only read-back from the device, once per entry
+        mean = float(trainer.strategy.reduce(losses.mean()))  # over processes; the one read-back from the device
         if not torch.isfinite(losses).all():
             raise NonFiniteLossError(
                 f"the training loss became {mean} between steps {step - self.every} and {step}; usual causes: learning "
                 "rate too high, half precision, or a time law that reaches sigma = 0"
             )
-        now = time.monotonic()
-        rate = len(losses) / trainer.accumulate_grad_batches / (now - self._since)
-        self._since = now
+        since, first = self._since
+        self._restart_clock(trainer)
+        rate = (step - first) / (self._since[0] - since)
         images = step * trainer.accumulate_grad_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         log_values(trainer, "train", images, {"loss": mean, "lr": lr, "steps_per_second": round(rate, 3)})
         self._show(trainer, f"step {step}  loss {mean:.4f}  {rate:.1f} steps/s")
+
+    def _over_processes(self, trainer: pl.Trainer) -> Tensor:
+        """The losses since the last entry, each the mean over all processes; all of them call this together."""
+        losses = torch.stack(self._losses) if self._losses else torch.empty(0, device=trainer.strategy.root_device)
+        return trainer.strategy.reduce(losses, reduce_op="mean")
+
+    # Losses that wait for their entry go into the checkpoint, so that a resumed run journals the same mean.
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["losses"] = self._over_processes(trainer)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._losses = list(checkpoint["losses"].to(trainer.strategy.root_device))
 
     @rank_zero_only
     def _show(self, trainer: pl.Trainer, status: str) -> None:
@@ -89,8 +105,15 @@ class TrainingLog(pl.Callback):
         else:
             print(status, flush=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The losses since the last entry: a run resumed between two entries writes the next one as it would have."""
+        return {"losses": torch.stack(self._losses).cpu()} if self._losses else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses = list(state_dict.get("losses", ()))
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._since = time.monotonic()
+        self._restart_clock(trainer)
 
     def _stop_bar(self) -> None:
         if self._bar is not None:
