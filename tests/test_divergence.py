@@ -200,6 +200,19 @@ def test_drawn_probes_can_be_held_for_a_part_of_the_batch(divergence: Divergence
     torch.testing.assert_close(part, whole[rows], rtol=1e-13, atol=1e-14)
 
 
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)
+def test_probes_drawn_in_inference_mode_can_be_trained_with(divergence):
+    field, x = Perceptron(4), torch.randn(3, 4)
+    with torch.inference_mode():
+        quiet = divergence.draw(x, StreamNoise(0))
+    weight = field.last.weight
+    found, expected = (
+        torch.autograd.grad(divergence.along(field, x, probes)[1].sum(), weight)[0]
+        for probes in (quiet, divergence.draw(x, StreamNoise(0)))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 class Largest(TorchDispatchMode):
     """Notes the largest tensor that any operation returns."""
 

@@ -166,6 +166,20 @@ def test_time_itself_is_integrated_exactly():
             torch.testing.assert_close(found, torch.full_like(x, end - start), rtol=0, atol=5e-15)
 
 
+def test_landing_takes_no_second_step_and_no_time_outside():
+    generator = np.random.default_rng(0)
+    # Ends near 0 are where start + (end - start) misses the end.
+    for size, scale in [(1.0, 3.0), (1e6, 3.0), (1e6, 1e-5)] * 25:
+        start, end = (float(v) for v in generator.normal(size=2) * (1.0, scale))
+        field = Watched(lambda t, x, rows: torch.ones_like(x))
+        DormandPrince().solve(field, torch.full((1, 1), size), start, end)
+        times = torch.cat(field.times)
+        assert times.min() == min(start, end)
+        assert times.max() == max(start, end)
+        # The last two stages of the last step; a start whose trial step spans the interval looks there as well.
+        assert (times == end).sum() == 2 + (times[1] == end)
+
+
 @pytest.mark.parametrize("solver", [FixedGrid(RK4, 200), DormandPrince(1e-8, 1e-8)], ids=["RK4", "adaptive"])
 def test_forwards_then_backwards_is_the_identity(solver):
     there = solver.solve(two_laws, START, 0.0, 2.0)
@@ -307,6 +321,19 @@ def test_a_step_out_of_the_domain_is_taken_again():
     found = DormandPrince().solve(field, torch.ones(1, 1), 0.0, 1.0).x
     assert any(met)
     torch.testing.assert_close(found, torch.zeros(1, 1), rtol=0, atol=1e-4)
+
+
+def test_a_start_that_tries_a_time_out_of_the_domain():
+    # The large component allows a first trial in which the small one, decaying fast, would change its sign.
+    met = []
+
+    def field(t, x, rows):
+        met.append(bool((x < 0).any()))
+        return torch.where((x < 0).any(), torch.nan, torch.stack([-50 * x[:, 0], torch.ones_like(t)], 1))
+
+    found = DormandPrince().solve(field, torch.tensor([[1e-3, 1e3]]), 0.0, 0.1).x
+    assert met[1]
+    torch.testing.assert_close(found, torch.tensor([[1e-3 * math.exp(-5), 1e3 + 0.1]]), rtol=0, atol=1e-4)
 
 
 def spoiled(value, after=0.5, row=2):

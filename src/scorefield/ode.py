@@ -131,8 +131,7 @@ class FixedGrid(Solver):
         tableau: the method.
         steps: number of steps, >= 1.
         rho: 1 for equal steps in t; larger values shorten the steps towards t = 0 (Karras et al. 2022, eq. 5).
-        times: the grid itself, increasing or decreasing, from one end of the interval to the other; it is walked in
-            either direction and replaces ``steps`` and ``rho``.
+        times: the grid itself, strictly monotone, walked in either direction; replaces ``steps`` and ``rho``.
     """
 
     tableau: Tableau = HEUN
@@ -295,9 +294,7 @@ class DormandPrince(Solver):
     def _check(self, walk: _Walk, nfe: Tensor, shortest: float) -> None:
         stuck = walk.h.abs() <= shortest
         spent = nfe[walk.rows] + 6 > self.max_nfe
-        for bad, what in (
-            (walk.broken & (stuck | spent), "the field is not finite however short the step"),
-            (stuck, "the step size fell to the rounding of time"),
-            (spent, f"max_nfe={self.max_nfe} evaluations are spent"),
-        ):
-            _require(~bad, what, self, walk.x, walk.t, walk.rows)
+        broken = walk.broken & (stuck | spent)
+        _require(~broken, "the field is not finite however short the step", self, walk.x, walk.t, walk.rows)
+        _require(~stuck, "the step size fell to the rounding of time", self, walk.x, walk.t, walk.rows)
+        _require(~spent, f"max_nfe={self.max_nfe} evaluations are spent", self, walk.x, walk.t, walk.rows)
