@@ -39,9 +39,9 @@ format: install ## apply ruff's fixes and format
 EXPERIMENTS = $(notdir $(basename $(wildcard conf/experiment/digits*.yaml conf/experiment/toy_*.yaml)))
 
 smoke: install ## one training step and every evaluation of each digits and toy experiment
-	@set -e; for name in $(EXPERIMENTS); do \
+	@rm -rf outputs/smoke; set -e; for name in $(EXPERIMENTS); do \
 	  echo "== $$name"; \
-	  $(BIN)/scorefield train experiment=$$name debug=one_batch outputs=outputs/smoke fresh=true; \
+	  $(BIN)/scorefield train experiment=$$name debug=one_batch outputs=outputs/smoke; \
 	done
 
 bench: install ## what sampler, trainer and likelihood cost beside the network alone

@@ -40,7 +40,7 @@ def test_steps_are_equal_in_the_named_coordinate(schedule, grid, coordinate):
 def test_own_end_points_replace_the_schedules():
     times = Uniform(t_min=1e-3, t_max=0.7)(VP(), 5)
     assert times[[0, -1]].tolist() == [0.7, 1e-3]
-    with pytest.raises(ValueError, match="t_min=0.8"):
+    with pytest.raises(ValueError, match=r"t_min=0\.8"):
         Uniform(t_min=0.8, t_max=0.7)(VP(), 5)
 
 

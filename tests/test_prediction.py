@@ -48,7 +48,7 @@ def test_native_view_is_the_output_itself(schedule, native):
 
 def test_velocity_is_the_probability_flow_field(continuous):
     """f x - g^2 score / 2 from the SDE's side equals the velocity view of the pair's side."""
-    t, x, eps, x_t = sample(continuous)
+    t, _, eps, x_t = sample(continuous)
     prediction = Prediction(continuous, x_t, t, eps, Noise())
     f, g_sq = (c.reshape(-1, 1, 1, 1) for c in (continuous.drift(t), continuous.diffusion_sq(t)))
     field = f * x_t - 0.5 * g_sq * prediction.score

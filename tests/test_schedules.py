@@ -140,10 +140,24 @@ def test_geometric_ladder_is_ve_at_equal_times():
 def test_tabulated_chain_has_the_given_transitions():
     betas = torch.linspace(1e-4, 0.02, 100)
     chain = Tabulated.ddpm(betas.tolist())
-    t = (torch.arange(100) + 1) / 100
+    t = torch.arange(101) / 100  # the first transition starts from the clean data
     gain, variance = chain.transition(t[:-1], t[1:])
-    assert torch.allclose(gain.square(), 1 - betas[1:], rtol=1e-11)
-    assert torch.allclose(variance, betas[1:], rtol=1e-9)
+    assert torch.allclose(gain.square(), 1 - betas, rtol=1e-11)
+    assert torch.allclose(variance, betas, rtol=1e-9)
+
+
+def test_tabulated_ladder_begins_with_clean_data_and_rises_through_its_levels():
+    ladder = Tabulated([1.0, 0.9, 0.5], [0.1, 0.3, 0.8])
+    assert (float(ladder.alpha(torch.zeros(1))), float(ladder.sigma(torch.zeros(1)))) == (1.0, 0.0)
+    at_levels = torch.tensor([1, 2, 3]) / 3
+    assert torch.allclose(ladder.alpha(at_levels), torch.tensor([1.0, 0.9, 0.5]), rtol=1e-14)
+    assert torch.allclose(ladder.sigma(at_levels), torch.tensor([0.1, 0.3, 0.8]), rtol=1e-14)
+    t = torch.linspace(0, 1, 601)
+    ratio = ladder.ratio(t)
+    assert (ratio.diff() > 0).all()
+    # Steps of 1/600 in t are at most 1 % of the way from level to level, where u grows by 4.8 at most: no jumps.
+    assert float(ratio.diff().max()) < 0.02
+    assert torch.allclose(ladder.time_at(ratio[1:]), t[1:], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

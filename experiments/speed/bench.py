@@ -168,7 +168,7 @@ def bare_steps(config: dict[str, Any], batch: Tensor, device: torch.device) -> f
     parts = build(config)
     model, objective, noise = parts.module.model.to(device), parts.module.objective.to(device), GlobalNoise()
     averages = [p.detach().clone() for p in model.parameters()]
-    weights = list(model.parameters())
+    weights: list[Tensor] = list(model.parameters())
     optimizer = make(config["optim"]["optimizer"])(weights)
     clip = float(config["trainer"]["gradient_clip_val"])
 
@@ -181,7 +181,7 @@ def bare_steps(config: dict[str, Any], batch: Tensor, device: torch.device) -> f
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 0.01)
 
-    taken = [seconds(step, device) for _ in range(config["steps"])]
+    taken: list[float] = [seconds(step, device) for _ in range(config["steps"])]
     return median(taken[WARM_UP:])
 
 
@@ -215,8 +215,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="run whose weights are used; without it those of the short training")
     parser.add_argument("--trainer", default="cpu", help="trainer group: cpu or gpu")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice without it")
-    parser.add_argument("--batch", type=int, default=250, help="samples, and test images, at once")
-    parser.add_argument("--steps", type=int, default=60, help="training steps of each turn")
+    parser.add_argument("--batch", type=int, default=128, help="samples, and test images, at once")
+    parser.add_argument("--steps", type=int, default=40, help="training steps of each turn")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each comparison")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     asked = parser.parse_args()
@@ -225,8 +225,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        quiet = ("callbacks=none", "callbacks.log.every=1000000", "+trainer.limit_val_batches=0")
-        quiet += ("+trainer.enable_checkpointing=false", f"trainer={asked.trainer}", f"steps={asked.steps}")
+        quiet = ["callbacks=none", "callbacks.log.every=1000000", "+trainer.limit_val_batches=0"]
+        quiet += ["+trainer.enable_checkpointing=false", f"trainer={asked.trainer}", f"steps={asked.steps}"]
         config = compose_digits(folder, *quiet)
         trained, parts = training(config, asked.repeats)
     device = parts.trainer.strategy.root_device

@@ -13,10 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scorefield.errors import NumericalError
+
 Field = Callable[[Tensor, Tensor, Tensor], Tensor]  # times (b,), states (b, D), rows of the batch (b,) -> (b, D)
 
 
-class OdeError(RuntimeError):
+class OdeError(NumericalError):
     """An integration that cannot go on."""
 
 

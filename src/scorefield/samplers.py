@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scorefield.errors import NumericalError
 from scorefield.grids import Grid
 from scorefield.kernels.base import Kernel, Stay
 from scorefield.models.base import Cond, ScoreModel
@@ -20,7 +21,7 @@ from scorefield.probability_flow import ProbabilityFlow
 Trace = Callable[[int, float, Tensor], None]  # step number (0 is the start), time, state
 
 
-class NonFiniteSamplesError(ArithmeticError):
+class NonFiniteSamplesError(NumericalError):
     """Some samples came out as nan or infinity."""
 
 
@@ -156,6 +157,7 @@ def _finite(x: Tensor, sampler: object) -> Tensor:
     if bad.any():
         raise NonFiniteSamplesError(
             f"{int(bad.sum())} of {len(x)} samples are not finite (first: {int(bad.nonzero()[0])}) after {sampler}; "
-            "usual causes are a step too large for the schedule (more steps, smaller corrector snr) or diverged weights"
+            "usual causes: steps too large for the schedule (more steps, smaller corrector snr) or diverged weights",
+            samples=x,
         )
     return x

@@ -25,6 +25,7 @@ from scorefield.tensors import event_size, event_sum, per_sample
 
 def _time_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """d function / dt at each time, by forward-mode differentiation."""
+    t = t.contiguous()  # samplers pass one time expanded over the batch, which forward mode refuses
     value: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
     return value
 
@@ -329,9 +330,9 @@ class EDM(Schedule):
 class Tabulated(Schedule):
     """A ladder of levels given as numbers, continued between them.
 
-    Level i of N sits at t = (i + 1) / N. Between the levels log alpha and log u are interpolated linearly in t; below
-    the first level they are continued with the slope of the first interval. At the levels the values, and so the
-    transitions of the discrete chain, are exactly the given ones.
+    Level i of N sits at t = (i + 1) / N, the clean data at t = 0. At the levels the values, and so the transitions of
+    the discrete chain, are exactly the given ones. Between them log alpha and log u are interpolated linearly in t;
+    below the first level log alpha and u itself, which is 0 for clean data.
 
     Args:
         alphas: signal scale of each level, in (0, 1], not increasing.
@@ -348,7 +349,7 @@ class Tabulated(Schedule):
             raise ValueError("alphas and sigmas must be positive and sigmas / alphas must increase from level to level")
         self.levels = len(alpha)
         super().__init__(t_min=1 / self.levels, t_max=1.0)
-        self._log_alpha = alpha.log()
+        self._log_alpha = torch.cat([alpha.new_zeros(1), alpha.log()])
         self._log_ratio = (sigma / alpha).log()
 
     @classmethod
@@ -357,14 +358,19 @@ class Tabulated(Schedule):
         alpha_bar = torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0)
         return cls(alpha_bar.sqrt().tolist(), (1 - alpha_bar).sqrt().tolist())
 
-    def _interpolate(self, table: Tensor, t: Tensor) -> Tensor:
-        table = table.to(t)
-        position = t * self.levels - 1
-        low = position.detach().floor().clamp(0, self.levels - 2).long()
+    def _log_alpha_at(self, t: Tensor) -> Tensor:
+        position, table = t * self.levels, self._log_alpha.to(t)
+        low = position.detach().floor().clamp(0, self.levels - 1).long()
         return torch.lerp(table[low], table[low + 1], position - low)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.exp(self._interpolate(self._log_alpha, t))
+        return torch.exp(self._log_alpha_at(t))
+
+    def ratio(self, t: Tensor) -> Tensor:
+        position, table = t * self.levels - 1, self._log_ratio.to(t)
+        low = position.detach().floor().clamp(0, self.levels - 2).long()
+        between = torch.lerp(table[low], table[low + 1], position - low).exp()
+        return torch.where(position < 0, (position + 1) * table[0].exp(), between)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.exp(self._interpolate(self._log_alpha, t) + self._interpolate(self._log_ratio, t))
+        return self.alpha(t) * self.ratio(t)

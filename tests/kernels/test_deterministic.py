@@ -6,14 +6,14 @@ import torch
 from scipy.integrate import solve_ivp
 
 from scorefield.grids import Karras, LogRatio
-from scorefield.kernels import Ancestral, Euler, Heun, Kernel
+from scorefield.kernels import Ancestral, Euler, Heun, Kernel, ReverseDiffusion
 from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.samplers import Sampler
 from scorefield.schedules import EDM, VE, VP
 from tests.conftest import MIXTURE
 
-KERNELS: list[Kernel] = [Euler(), Heun(), Heun(midpoint=0.5), Ancestral(eta=0.0)]
+KERNELS: list[Kernel] = [Euler(), Heun(), Heun(midpoint=0.5), Ancestral(eta=0.0), ReverseDiffusion(eta=0.0)]
 N = 6
 
 
@@ -25,7 +25,9 @@ def exact_flow(model: MixtureModel, x: torch.Tensor, start: float, end: float) -
         state = torch.from_numpy(y).reshape(x.shape)
         return t * model(state, torch.full((len(x),), t)).velocity.flatten().numpy()
 
-    solution = solve_ivp(field, (np.log(start), np.log(end)), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-12)
+    solution = solve_ivp(
+        field, (np.log(start), np.log(end)), x.flatten().numpy(), method="DOP853", rtol=1e-11, atol=1e-12
+    )
     return torch.from_numpy(solution.y[:, -1]).reshape(x.shape)
 
 
@@ -89,7 +91,9 @@ class _Zeros:
         return torch.zeros_like(x)
 
 
-@pytest.mark.parametrize(("make", "named"), [(lambda: Heun(churn=-1), "churn=-1"), (lambda: Heun(midpoint=0), "midpoint=0")])
+@pytest.mark.parametrize(
+    ("make", "named"), [(lambda: Heun(churn=-1), "churn=-1"), (lambda: Heun(midpoint=0), "midpoint=0")]
+)
 def test_impossible_parameters_are_refused(make, named):
     with pytest.raises(ValueError, match=named):
         make()

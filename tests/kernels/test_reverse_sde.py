@@ -1,5 +1,7 @@
 """Stochastic predictors reproduce the mixture: mean and covariance within CLT plus a measured discretisation bias."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -14,7 +16,11 @@ from tests.conftest import MIXTURE
 N, STEPS = 4000, 300
 
 
-@pytest.mark.parametrize("kernel", [EulerMaruyama(), ReverseDiffusion(), Ancestral(), Ancestral(eta=0.5)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel",
+    [EulerMaruyama(), ReverseDiffusion(), ReverseDiffusion(eta=0.5), Ancestral(), Ancestral(eta=0.5)],
+    ids=repr,
+)
 def test_samples_have_the_mixtures_moments(mixture, kernel):
     schedule = mixture.schedule
     x = mixture.sample_like(torch.empty(N, 2), torch.full((N,), schedule.t_max), StreamNoise(0))
@@ -33,7 +39,7 @@ def test_bias_of_ancestral_sampling_halves_with_the_step():
     def variance(steps: int, kernel) -> float:
         # The kernel is affine in (x, z) for a Gaussian: x_s = A x + C z. Read A and C off two evaluations per step.
         times, v = LogRatio()(model.schedule, steps), None
-        for t, s in zip(times[:-1], times[1:], strict=True):
+        for t, s in itertools.pairwise(times):
             t, s = t[None], s[None]
             one = torch.ones(1, 1)
             gain = kernel.step(model, one, t, s, {}, _Fixed(0.0))[0]

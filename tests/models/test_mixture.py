@@ -22,7 +22,9 @@ def test_density_integrates_to_one_and_has_the_stated_moments(mixture):
         assert float(density.sum()) == pytest.approx(1, abs=1e-6)
         assert torch.allclose(density @ x, mean, atol=1e-6 * float(scale))
         centred = x - mean
-        assert torch.allclose((centred * density[:, None]).T @ centred, covariance, rtol=1e-5, atol=1e-6 * float(scale) ** 2)
+        assert torch.allclose(
+            (centred * density[:, None]).T @ centred, covariance, rtol=1e-5, atol=1e-6 * float(scale) ** 2
+        )
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 1, 1), (1, 2)])
@@ -58,11 +60,13 @@ def test_samples_have_the_right_weights_and_moments(mixture):
     # Kolmogorov-Smirnov of each marginal against the mixture's own distribution function.
     alpha, sigma = float(mixture.schedule.alpha(t[None])), float(mixture.schedule.sigma(t[None]))
     for axis in range(2):
+
         def cdf(value, axis=axis):
             return sum(
                 w * stats.norm.cdf(value, alpha * m[axis], (alpha**2 * v[axis] + sigma**2) ** 0.5)
                 for w, m, v in zip(*MIXTURE.values(), strict=True)
             )
+
         assert stats.kstest(x[:, axis].numpy(), cdf).pvalue > 1e-3
     assert ((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt()).all()
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 
@@ -92,7 +93,7 @@ def test_a_failed_truncation_leaves_the_old_journal(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
     killed_at(path, 3, 1)
     before = path.read_bytes()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space left")))
     with pytest.raises(OSError, match="no space"):
         Journal(path).truncate_after(1)
     assert path.read_bytes() == before

@@ -1,11 +1,14 @@
 import copy
+import errno
 import json
 import math
 import subprocess
 
 import pytest
 
+from scorefield.errors import BadFileError
 from scorefield.records import Measurement, Result, config_hash, git_state, versions
+from scorefield.records.result import SCHEMA
 
 CONFIG = {
     "experiment": "digits",
@@ -76,7 +79,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     result().write(path)
     before = path.read_bytes()
-    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space left")))
     with pytest.raises(OSError, match="no space"):
         result(seed=8).write(path)
     assert path.read_bytes() == before
@@ -183,3 +186,13 @@ def test_versions_are_those_imported():
     assert found["python"] == platform.python_version()
     assert found["numpy"] == numpy.__version__
     assert torch.__version__.startswith(found["torch"])
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"schema": "SCHEMA"}', '{"schema": "SCHEMA", "metrics": {"a": 1}}']
+)
+def test_a_damaged_record_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "result.json"
+    path.write_text(content.replace("SCHEMA", SCHEMA))
+    with pytest.raises(BadFileError, match=r"result\.json is (damaged|not a)"):
+        Result.read(path)

@@ -1,34 +1,92 @@
-"""What every command has in common: where conf/ is, and how a user's mistake is answered."""
+"""What every command has in common: its configuration is checked as a whole before anything is built."""
 
 import sys
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from scorefield.cli.runs import UserError
-
-PACKAGE = Path(__file__).parents[1]
-
-
-def conf_dir() -> str:
-    """The configuration folder: beside src/ in a checkout, inside the package once installed."""
-    packaged = PACKAGE / "conf"
-    return str(packaged if packaged.is_dir() else PACKAGE.parents[1] / "conf")
+from scorefield.cli.compose import Composed, Problem, conf_dir, jobs
+from scorefield.cli.exits import answered
+from scorefield.errors import Exit, UserError
 
 
 def run_app(config_name: str, action: Callable[[DictConfig], None]) -> None:
     """Compose ``config_name`` with the command line's overrides and act on it.
 
-    A `UserError` ends the process with its message and code 2, without a traceback.
+    Mistakes in the configuration are named all at once and end the process with code 2, before any job is built. What
+    else a person can mend ends it with a message and a code of `scorefield.errors.Exit`.
     """
 
     def guarded(config: DictConfig) -> None:
-        try:
+        with answered():
             action(config)
-        except UserError as error:
-            print(f"scorefield: {error}", file=sys.stderr)
-            sys.exit(2)
 
+    refuse_mistakes(config_name, sys.argv[1:])
     hydra.main(version_base="1.3", config_path=conf_dir(), config_name=config_name)(guarded)()
+
+
+def asks_to_be_shown(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks Hydra for help or for a configuration, and for no run."""
+    asked = get_args_parser().parse_args(list(arguments))
+    return bool(asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion)
+
+
+def refuse_mistakes(config_name: str, arguments: Sequence[str], thorough: bool = True) -> None:
+    """End the process with code 2 if a command line asks for something wrong; what is wrong is on stderr.
+
+    Args:
+        config_name: name of the command's configuration.
+        arguments: the command line after the command's name.
+        thorough: also load the classes that the configuration names; without, only reads and composes.
+    """
+    asked = get_args_parser().parse_args(list(arguments))
+    if asks_to_be_shown(arguments):
+        return
+    said = list[str]()
+    try:
+        _find(asked, asked.config_name or config_name, thorough, said)
+    except Exception as error:  # what has been asked for is so odd that not even the check foresaw it
+        said.append("")
+        print(f"scorefield: the configuration is wrong ({type(error).__name__}: {error})", file=sys.stderr)
+    if said:
+        print(f"scorefield: {len(said)} to mend; nothing was started", file=sys.stderr, flush=True)
+        sys.exit(Exit.USER)
+
+
+def _find(asked: Namespace, root: str, thorough: bool, said: list[str]) -> None:
+    """Say what is wrong with each job, composition first."""
+    if asked.config_dir and not Path(asked.config_dir).is_dir():
+        _say(Composed(), [Problem("", f"--config-dir {asked.config_dir} is no folder")], root, said)
+        return
+    for composed in jobs(root, asked.overrides, asked.multirun, asked.config_dir, asked.config_path):
+        _say(composed, composed.problems, root, said)
+        if (thorough or said) and composed.values is not None:
+            from scorefield.cli.check import mistakes  # slow: it loads torch and Lightning
+
+            _say(composed, mistakes(composed, root, asked.multirun), root, said)
+
+
+def _say(composed: Composed, problems: Sequence[Problem], root: str, said: list[str]) -> None:
+    """Print problems that have not been said yet, each with the file that it is about."""
+    for problem in problems:
+        line = problem.text + (f"  [{composed.file(problem.path, root)}]" if problem.path else "")
+        if not problem.fatal:
+            print(f"scorefield: note: {line}", file=sys.stderr, flush=True)
+        elif line not in said:
+            said.append(line)
+            print(f"scorefield: {line}", file=sys.stderr, flush=True)
+
+
+def refuse(values: Mapping[str, Any], root: str, where: str) -> None:
+    """Raise a `UserError` that names everything wrong in plain values, such as a stored configuration."""
+    from scorefield.cli.check import mistakes
+
+    composed = Composed(dict(values), read=set(values))  # what a run has accepted as read is not asked again
+    found = [problem for problem in mistakes(composed, root, multirun=False) if problem.fatal]
+    if found:
+        raise UserError("\n".join([f"{where} cannot be run:", *dict.fromkeys(f"  {p.text}" for p in found)]))

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from scorefield.cli.app import run_app
+from scorefield.cli.app import refuse, run_app
 from scorefield.cli.runs import (
     Config,
     UserError,
@@ -15,6 +15,7 @@ from scorefield.cli.runs import (
     fingerprint,
     newest_checkpoint,
     relocated,
+    require_fit,
     stored_config,
 )
 from scorefield.cli.train import record, summary
@@ -33,8 +34,10 @@ def main(config: DictConfig) -> None:
     if checkpoint is None:
         raise UserError(f"{run.path} has no checkpoint yet; `scorefield resume {run.path}` makes one")
     settings = evaluation_config(stored, {str(key): value for key, value in asked.items()})
+    refuse(settings, "evaluation", f"this evaluation of {run.path}")
     out = RunDir(run.path / "evaluations" / f"{fingerprint(settings)}-seed{settings['seed']}")
     parts = build(relocated(settings, str(out.path)))
+    require_fit(checkpoint, parts)
     trainer = parts.trainer
     if trainer.is_global_zero:
         out.create()

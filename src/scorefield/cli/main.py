@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from scorefield.cli.app import asks_to_be_shown, refuse_mistakes, run_app
+
 COMMANDS = {
     "train": "train a model, evaluate it and write its report",
     "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
@@ -34,6 +36,12 @@ def main() -> None:
         print(f"scorefield: unknown command {command!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
+    if command != "resume":
+        # What can be refused without torch and Lightning is refused before they are imported.
+        refuse_mistakes(command, sys.argv[1:], thorough=False)
+        if asks_to_be_shown(sys.argv[1:]):
+            run_app(command, lambda config: None)
+            return
     runpy.run_module(f"scorefield.cli.{command}", run_name="__main__", alter_sys=True)
 
 

@@ -1,10 +1,11 @@
 """scorefield resume RUN_DIR: go on with an interrupted run, exactly as it was configured."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from scorefield.cli.runs import UserError, relocated, stored_config
+from scorefield.cli.app import refuse
+from scorefield.cli.exits import answered
+from scorefield.cli.runs import relocated, stored_config
 from scorefield.cli.train import execute
 from scorefield.records.rundir import RunDir
 
@@ -14,16 +15,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scorefield resume", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="directory of the run")
     run_dir = RunDir(parser.parse_args().run_dir)
-    try:
+    with answered():
         config = stored_config(run_dir)
         if run_dir.result.exists():
             print(f"this run is finished: {run_dir.report}")
             return
+        refuse(config, "train", str(run_dir.config))
         # The directory may have been moved since; what matters is where it is now.
         execute(relocated(config, str(run_dir.path)), run_dir)
-    except UserError as error:
-        print(f"scorefield: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

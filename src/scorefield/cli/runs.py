@@ -1,5 +1,6 @@
 """From a resolved configuration to the objects of a run, and from a run's directory back to its model."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +8,21 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
+from scorefield.cli.stored import stored_config
 from scorefield.data import Data
+from scorefield.errors import UserError
 from scorefield.models import ScoreModel
+from scorefield.records import checkpoints
 from scorefield.records.result import config_hash
 from scorefield.records.rundir import RunDir
+from scorefield.training.checkpoint_io import RunCheckpointIO
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
 from scorefield.training.loggers import RunLogger
@@ -25,10 +33,6 @@ Weights = Literal["ema", "raw"]
 
 # What says where a run is kept or how it is started, but not what it computes.
 _PLACE = ("run_dir", "outputs", "fresh", "seed")
-
-
-class UserError(Exception):
-    """Something that the user asked for cannot be done; the message says what and how to mend it."""
 
 
 def fingerprint(config: Config) -> str:
@@ -57,7 +61,13 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 def make(node: Any, **extra: Any) -> Any:
     """Build the object that a configuration node describes, from plain containers all the way down."""
-    return instantiate(node, _convert_="all", **extra)
+    try:
+        return instantiate(node, _convert_="all", **extra)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | MisconfigurationException):  # how constructors refuse an argument
+            raise UserError(f"{node['_target_']}: {cause}") from error
+        raise
 
 
 def make_data(config: Config) -> Data:
@@ -107,12 +117,18 @@ def build(config: Config) -> Parts:
         conditional,
     )
     nodes = {"ema": config["ema"], **config["callbacks"], "timer": {"_target_": "pytorch_lightning.callbacks.Timer"}}
-    callbacks = [make(node) for node in nodes.values() if node is not None]
+    callbacks = [make(node) for node in nodes.values() if node]
     loggers = [make(node) for node in config["logger"].values() if node is not None]
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.describe(config)
-    trainer = make(config["trainer"], callbacks=callbacks, logger=loggers, default_root_dir=config["run_dir"])
+    trainer = make(
+        config["trainer"],
+        callbacks=callbacks,
+        logger=loggers,
+        default_root_dir=config["run_dir"],
+        plugins=[RunCheckpointIO()],
+    )
     interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulated:
         raise UserError(
@@ -121,17 +137,6 @@ def build(config: Config) -> Parts:
         )
     batches = DataModule(data, config["data"]["batch_size"], seed, config["data"].get("examples"))
     return Parts(module, batches, trainer)
-
-
-def stored_config(run_dir: RunDir) -> dict[str, Any]:
-    """The resolved configuration that a run was made with."""
-    if not run_dir.config.is_file():
-        raise UserError(f"{run_dir.path} is not a run: it has no {run_dir.config.name}")
-    values = yaml.safe_load(run_dir.config.read_text())
-    if not isinstance(values, dict):
-        raise UserError(f"{run_dir.config} does not hold a configuration")
-    _allow_targets(values, run_dir.config)
-    return values
 
 
 def relocated(config: Config, run_dir: str) -> dict[str, Any]:
@@ -148,26 +153,26 @@ def relocated(config: Config, run_dir: str) -> dict[str, Any]:
     return {key: moved(value) for key, value in config.items()}
 
 
-_TRUSTED = ("scorefield.", "torch.nn.", "torch.optim.", "pytorch_lightning.")
-
-
-def _allow_targets(node: Any, path: Path) -> None:
-    """Refuse a stored configuration that names anything but this project's and its frameworks' classes."""
-    if isinstance(node, Mapping):
-        target = node.get("_target_")
-        if target is not None and not str(target).startswith(_TRUSTED):
-            raise UserError(f"{path} asks for {target}; a stored configuration may name {', '.join(_TRUSTED)}* only")
-        for value in node.values():
-            _allow_targets(value, path)
-    elif isinstance(node, list):
-        for value in node:
-            _allow_targets(value, path)
-
-
 def newest_checkpoint(run_dir: RunDir) -> Path | None:
-    """The checkpoint with the largest step; a name ``step-*.ckpt`` always stands for a whole file."""
-    found = run_dir.checkpoints()
-    return found[-1] if found else None
+    """The whole checkpoint with the largest step; damaged ones are reported and passed over.
+
+    Raises:
+        BadFileError: there are checkpoints, but none is whole.
+    """
+    return checkpoints.newest_checkpoint(run_dir, _report)
+
+
+@rank_zero_only
+def _report(message: str) -> None:
+    print(f"scorefield: {message}", file=sys.stderr, flush=True)
+
+
+def require_fit(path: Path, parts: Parts) -> None:
+    """Refuse a checkpoint that was saved from another model than the run's."""
+    content = checkpoints.read_checkpoint(path)
+    checkpoints.require_fit(content["state_dict"], parts.module.state_dict(), path)
+    if parts.ema is not None:
+        checkpoints.require_fit(averaged_state(content) or {}, parts.module.model.state_dict(), path)
 
 
 def load_weights(model: ScoreModel, run_dir: RunDir, weights: Weights) -> str:
@@ -178,15 +183,19 @@ def load_weights(model: ScoreModel, run_dir: RunDir, weights: Weights) -> str:
     path = newest_checkpoint(run_dir)
     if path is None:
         raise UserError(f"{run_dir.path} has no checkpoint yet; run `scorefield resume {run_dir.path}` to make one")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    average = averaged_state(checkpoint)
+    content = checkpoints.read_checkpoint(path)
+    average = averaged_state(content)
     if weights == "ema" and average is not None:
-        model.load_state_dict(average)
+        _load(model, average, path)
         return "ema"
     prefix = "model."
-    raw = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    model.load_state_dict(raw)
+    _load(model, {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}, path)
     return "raw"
+
+
+def _load(model: ScoreModel, state: Mapping[str, Tensor], path: Path) -> None:
+    checkpoints.require_fit(state, model.state_dict(), path)
+    model.load_state_dict(state)
 
 
 def load_run(run_dir: str | Path, weights: Weights = "ema") -> ScoreModel:

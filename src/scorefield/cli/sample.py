@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from scorefield.cli.app import run_app
+from scorefield.cli.app import refuse, run_app
 from scorefield.cli.runs import UserError, fingerprint, load_run, make, make_data, stored_config
 from scorefield.records.figures import scatter2d
 from scorefield.records.files import write_atomically
@@ -25,6 +25,7 @@ def main(config: DictConfig) -> None:
     run = RunDir(Path(asked["run_dir"]))
     stored = stored_config(run)
     node = asked.get("sampler") or stored["sampler"]
+    refuse({**stored, "sampler": node}, "drawing", f"sampling from {run.path}")
     protocol: dict[str, Any] = {key: asked[key] for key in ("run_dir", "weights", "seed", "n", "label")}
     protocol["sampler"] = node
     name = f"{fingerprint({'sampler': node, 'weights': asked['weights'], 'label': asked['label']})}-seed{asked['seed']}"

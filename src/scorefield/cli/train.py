@@ -12,7 +12,18 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from scorefield.cli.app import run_app
-from scorefield.cli.runs import Config, Parts, UserError, build, fingerprint, newest_checkpoint, resolved, stored_config
+from scorefield.cli.runs import (
+    Config,
+    Parts,
+    UserError,
+    build,
+    fingerprint,
+    newest_checkpoint,
+    require_fit,
+    resolved,
+    stored_config,
+)
+from scorefield.errors import Exit
 from scorefield.records.files import write_atomically
 from scorefield.records.report import write_report
 from scorefield.records.result import Measurement, Result, git_state, versions
@@ -66,10 +77,12 @@ def execute(config: dict[str, Any], run_dir: RunDir) -> None:
         run_dir.create()
         write_atomically(run_dir.config, yaml.safe_dump({**config, "fresh": False}, sort_keys=False).encode())
     checkpoint = newest_checkpoint(run_dir)
+    if checkpoint is not None:
+        require_fit(checkpoint, parts)
     _say(f"{config['name']} -> {run_dir.path}" + (f", resuming {checkpoint.name}" if checkpoint else ""))
     trainer.fit(parts.module, parts.data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
-        sys.exit(130)
+        sys.exit(Exit.INTERRUPTED)
     start = time.monotonic()
     trainer.test(parts.module, parts.data, verbose=False)
     if trainer.is_global_zero:

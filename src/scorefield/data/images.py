@@ -1,22 +1,20 @@
 """Images held in memory as one uint8 tensor of grey levels."""
 
-import gzip
 import tempfile
-import zipfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from scorefield.data.base import Data, Split, stratified_order
+from scorefield.data.files import class_folders, idx_content
 from scorefield.data.transforms import to_symmetric_unit
+from scorefield.errors import BadFileError
 from scorefield.torchvision_ops import declare_missing_operators
 
 SPLIT_SEED = 20210501  # fixes which examples are held out; changing it makes every recorded number another one
@@ -122,6 +120,7 @@ class MNIST(TwoFiles):
 
     name = "mnist"
     folder = "MNIST"  # torchvision's name of the class and of its folder
+    raw_shape = (28, 28)
 
     def __init__(self, data_dir: str | Path, held_out: int = 5000, download: bool = False, pad: int = 0) -> None:
         if pad < 0:
@@ -137,6 +136,11 @@ class MNIST(TwoFiles):
         part = "train" if train else "t10k"
         images = self._idx(f"{part}-images-idx3-ubyte", read_image_file)
         labels = self._idx(f"{part}-labels-idx1-ubyte", read_label_file)
+        if len(images) != len(labels) or int(labels.max()) >= self.classes:
+            raise BadFileError(
+                f"{self._find(f'{part}-labels-idx1-ubyte')}: expected {len(images)} labels below {self.classes}, found "
+                f"{len(labels)} up to {int(labels.max())}"
+            )
         return Split(F.pad(images, (self.pad,) * 4)[:, None], labels)
 
     def _idx(self, name: str, parse: Callable[[str], Tensor]) -> Tensor:
@@ -151,10 +155,8 @@ class MNIST(TwoFiles):
                 f"{name} or {name}.gz is neither in data_dir={self.data_dir} nor in {self._folders()[1]}; "
                 "put the four idx files there or pass download=True"
             )
-        if path.suffix != ".gz":
-            return parse(str(path))
         with tempfile.NamedTemporaryFile() as plain:  # the parser takes a path to an unpacked file
-            plain.write(gzip.decompress(path.read_bytes()))
+            plain.write(idx_content(path, self.raw_shape if "idx3" in name else ()))
             plain.flush()
             return parse(plain.name)
 
@@ -207,40 +209,16 @@ class CIFAR10(TwoFiles):
         part = self.data_dir / (source if train else source.replace("train", "test"))
         if not part.exists():
             raise FileNotFoundError(f"{part} is missing beside {source}")
-        return _class_folders(part, self.shape)
+        return Split(*class_folders(part, self.shape))
 
     def _batches(self, train: bool) -> Split:
         declare_missing_operators()
         from torchvision import datasets
 
-        files = datasets.CIFAR10(self.data_dir, train=train, download=self.download)
+        try:  # the files are pickles: torchvision opens them only if they are the published ones, by their checksums
+            files = datasets.CIFAR10(self.data_dir, train=train, download=self.download)
+        except Exception as error:
+            raise BadFileError(
+                f"{self.data_dir / 'cifar-10-batches-py'} does not hold the published batches ({error})"
+            ) from error
         return Split(torch.from_numpy(files.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(files.targets))
-
-
-def _class_folders(root: Path, shape: tuple[int, ...]) -> Split:
-    """Images below one folder for each class, in a zip file or on disk; classes and files in alphabetical order."""
-    files = sorted(_image_files(root), key=lambda item: item[0])
-    names = sorted({name.split("/")[-2] for name, _ in files})
-    if not files:
-        raise FileNotFoundError(f"{root} holds no PNG or JPEG image inside a folder named after its class")
-    x = torch.empty((len(files), *shape), dtype=torch.uint8)
-    for row, (name, content) in zip(x, files, strict=True):
-        image = torch.from_numpy(np.array(Image.open(BytesIO(content)).convert("RGB"))).permute(2, 0, 1)
-        if image.shape != shape:
-            raise ValueError(f"{name} in {root} has shape {tuple(image.shape)}, expected {shape}")
-        row.copy_(image)
-    return Split(x, torch.tensor([names.index(name.split("/")[-2]) for name, _ in files]))
-
-
-def _image_files(root: Path) -> Iterator[tuple[str, bytes]]:
-    """Path within the root, ``.../class/file``, and content of each image file."""
-    suffixes = {".png", ".jpg", ".jpeg"}
-    if root.is_dir():
-        for path in root.rglob("*"):
-            if path.suffix.lower() in suffixes and path.parent != root:
-                yield path.relative_to(root).as_posix(), path.read_bytes()
-        return
-    with zipfile.ZipFile(root) as archive:
-        for name in archive.namelist():
-            if Path(name).suffix.lower() in suffixes and "/" in name:
-                yield name, archive.read(name)

@@ -25,8 +25,8 @@ class Kernel(ABC):
     order: int | None = None
     calls: int = 1
 
-    def init(self, x: Tensor, grid: Tensor) -> State:
-        """State before the first step along ``grid``, decreasing times (steps + 1,)."""
+    def init(self, x: Tensor, grid: Tensor | None = None) -> State:
+        """State before the first step along ``grid``, decreasing times (steps + 1,), where the kernel asks for it."""
         return {}
 
     @abstractmethod

@@ -57,7 +57,11 @@ class Heun(Kernel):
     def order(self) -> int | None:  # type: ignore[override]
         return 2 if self.churn == 0 else None
 
-    def init(self, x: Tensor, grid: Tensor) -> State:
+    def init(self, x: Tensor, grid: Tensor | None = None) -> State:
+        if self.churn == 0:
+            return {}
+        if grid is None:
+            raise ValueError(f"churn={self.churn} is spread over the levels of the run: give init the grid")
         return {"levels": torch.tensor(len(grid))}
 
     def _raise_noise(

@@ -26,19 +26,37 @@ class EulerMaruyama(Kernel):
 
 @dataclass(frozen=True)
 class ReverseDiffusion(Kernel):
-    """x_s = (2 - a) x + G^2 score + G z, with a and G^2 of the forward step from s to t (Song et al. 2021, eq. 46).
+    """x_s = (2 - a) x + (1 + eta^2) / 2 G^2 score + eta G z, with a and G^2 of the forward step from s to t.
 
-    The forward step is the schedule's exact transition; on a `Tabulated` schedule that is the discrete chain's own.
+    eta = 1 discretises the reverse SDE (Song et al. 2021, eq. 46), eta = 0 the probability flow in the same way (there,
+    appendix D.3). The forward step is the schedule's exact transition; on a `Tabulated` schedule that is the discrete
+    chain's own.
+
+    Args:
+        eta: amount of noise, in [0, 1].
     """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is the probability flow, 1 the reverse SDE")
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return 1 if self.eta == 0 else None
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
         score = model(x, t, cond).score
         gain, variance = model.schedule.transition(s, t)
-        shrink, push, spread = (2 - gain).to(x), variance.to(x), variance.sqrt().to(x)
-        z = noise.normal_like(x)
-        return per_sample(shrink, x) * x + per_sample(push, x) * score + per_sample(spread, x) * z, state
+        shrink, push = (2 - gain).to(x), (0.5 * (1 + self.eta**2) * variance).to(x)
+        x_s = per_sample(shrink, x) * x + per_sample(push, x) * score
+        if self.eta == 0:
+            return x_s, state
+        spread = (self.eta * variance.sqrt()).to(x)
+        return x_s + per_sample(spread, x) * noise.normal_like(x), state
 
 
 @dataclass(frozen=True)

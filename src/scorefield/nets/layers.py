@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
@@ -101,7 +100,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, channels, H, W) -> like x."""
         tokens = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, 3 C)
-        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, HW, d) each
+        # (B, heads, HW, d) each; contiguous, since the fused kernels pass over any other layout.
+        q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         with nullcontext() if self.fused else sdpa_kernel(SDPBackend.MATH):
             a = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(a.permute(0, 1, 3, 2).reshape(x.shape))

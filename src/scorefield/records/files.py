@@ -18,5 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # a write does not say which file it failed on
+        error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)

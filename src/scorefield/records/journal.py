@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from scorefield.errors import BadFileError
 from scorefield.records.files import write_atomically
 
 Phase = Literal["train", "validation", "final"]
@@ -96,7 +97,7 @@ class Journal:
         """Every line written so far, oldest first; an absent file is an empty journal.
 
         Raises:
-            ValueError: a line that is not a journal line, named by its number.
+            BadFileError: a line that is not a journal line, named by its number.
         """
         return self._parse(_whole_lines(self.path))
 
@@ -120,9 +121,9 @@ class Journal:
             try:
                 record = _decode(json.loads(line))
             except ValueError as error:
-                raise ValueError(f"{self.path}, line {number} is not JSON ({error}); repair or remove it") from error
+                raise BadFileError(f"{self.path}, line {number} is not JSON ({error}); repair or remove it") from error
             if not isinstance(record, dict) or any(name not in record for name in _HEAD):
-                raise ValueError(f"{self.path}, line {number} lacks one of {_HEAD}; repair or remove it")
+                raise BadFileError(f"{self.path}, line {number} lacks one of {_HEAD}; repair or remove it")
             records.append(record)
         return records
 

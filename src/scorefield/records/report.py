@@ -24,6 +24,7 @@ from scorefield.records.rundir import RunDir, step_of
 _POINTS = 240  # of a curve; longer ones are averaged in blocks
 _THUMBNAILS = 6
 _CARDS = 8
+_BRIEF = 24  # longer values of the protocol are left to the table of every number
 _PROTOCOL_ON_CARD = 6
 _HEAD = ("step", "images", "time", "phase")
 
@@ -156,7 +157,8 @@ def _cards(records: list[dict[str, Any]], result: Result | None) -> str:
 
 def _card(name: str, value: float, protocol: Mapping[str, Any]) -> str:
     against = _against(value, protocol.get("floor"))
-    shown = {key: inner for key, inner in protocol.items() if not (against and key == "floor")}
+    brief = {key: inner for key, inner in protocol.items() if len(plain(inner)) <= _BRIEF}
+    shown = {key: inner for key, inner in brief.items() if not (against and key == "floor")}
     below = " · ".join(fields(shown)[:_PROTOCOL_ON_CARD])
     full = escape("; ".join(f"{key}: {plain(inner)}" for key, inner in protocol.items()))
     return (

@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scorefield.errors import BadFileError
 from scorefield.records.files import write_atomically
 
 SCHEMA = "scorefield-result/1"
@@ -188,14 +189,19 @@ class Result:
         """The result written to ``path``.
 
         Raises:
-            ValueError: the file is not JSON or of another schema.
+            BadFileError: the file is not JSON, of another schema or not whole.
         """
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-            raise ValueError(f"{path} is not a {SCHEMA} record; write it again with this version")
-        del record["schema"]
-        metrics = {
-            name: Measurement(fields["value"], {key: value for key, value in fields.items() if key != "value"})
-            for name, fields in record.pop("metrics").items()
-        }
-        return cls(metrics=metrics, **record)
+        try:
+            record = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise BadFileError(f"{path} is damaged: expected JSON, found {error}") from error
+        if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+            raise BadFileError(f"{path} is not a {SCHEMA} record; write it again with this version")
+        try:
+            metrics = {
+                name: Measurement(fields["value"], {key: value for key, value in fields.items() if key != "value"})
+                for name, fields in record.pop("metrics").items()
+            }
+            return cls(metrics=metrics, **record)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadFileError(f"{path} is not a whole {SCHEMA} record: {error}") from error

@@ -78,7 +78,11 @@ class EMA(pl.Callback):
             raise ValueError("EMA keeps whole parameters and cannot average an FSDP model's shards; use ddp")
         if self.model is None:
             assert isinstance(pl_module, ScoreModule)
-            self.model = deepcopy(pl_module.model).requires_grad_(False).eval()
+            copy = deepcopy(pl_module.model)
+            trainer.precision_plugin.convert_module(copy)
+            # Weights of 16 bits would round most of an average's small steps away.
+            precision = torch.promote_types(next(copy.parameters()).dtype, torch.float32)
+            self.model = copy.to(precision).requires_grad_(False).eval()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._model.to(pl_module.device)
@@ -96,7 +100,7 @@ class EMA(pl.Callback):
             return
         self.updates = trainer.global_step
         averages: list[Tensor] = list(self._model.parameters())
-        weights: list[Tensor] = list(pl_module.model.parameters())
+        weights = [w.to(a.dtype) for a, w in zip(averages, pl_module.model.parameters(), strict=True)]
         torch._foreach_lerp_(averages, weights, 1 - self.profile.decay(self.updates))
         for average, buffer in zip(self._model.buffers(), pl_module.model.buffers(), strict=True):
             average.copy_(buffer)

@@ -43,7 +43,7 @@ class RunLogger(Logger):
     def describe(self, config: Mapping[str, Any]) -> None:
         """Take the run's resolved configuration."""
 
-    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float]) -> None:
+    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float | str]) -> None:
         """Record named values of a phase (train, validation, final) at an optimiser step."""
 
     def log_picture(self, name: str, step: int, path: Path) -> None:
@@ -71,7 +71,7 @@ class JournalLogger(RunLogger):
         return self._journal
 
     @rank_zero_only
-    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float]) -> None:
+    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float | str]) -> None:
         self.journal.write(step=step, images=images, phase=phase, **values)
 
     @rank_zero_only
@@ -156,7 +156,7 @@ class WandbLogger(RunLogger):
         return self._run
 
     @rank_zero_only
-    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float]) -> None:
+    def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float | str]) -> None:
         if self.run is not None:
             row = {f"{phase}/{name}": value for name, value in values.items()}
             self._attempt("log values", lambda: self._run.log({**row, "images": images, "step": step}))
@@ -183,7 +183,7 @@ class WandbLogger(RunLogger):
             self._run = None
 
 
-def log_values(trainer: pl.Trainer, phase: Phase, images: int, values: Mapping[str, float]) -> None:
+def log_values(trainer: pl.Trainer, phase: Phase, images: int, values: Mapping[str, float | str]) -> None:
     """Send values to every logger of the run."""
     for logger in trainer.loggers:
         if isinstance(logger, RunLogger):

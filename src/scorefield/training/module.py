@@ -1,6 +1,7 @@
 """The LightningModule: wires a model, an objective and an optimiser, and nothing else."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -46,6 +47,7 @@ class ScoreModule(pl.LightningModule):
         self.objective = objective
         self.seed = seed
         self.conditional = conditional
+        self.newest_loss: Loss | None = None  # of the latest training batch, for whoever watches it
         self._loaded_step = 0
         self._make_optimizer = optimizer
         self._make_lr_schedule = lr_schedule
@@ -61,12 +63,13 @@ class ScoreModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from the global generator; keyed here, it too survives evaluation and resuming.
-        torch.manual_seed(key_of(self.seed, "layers", self.global_rank, self._batch_number) & (2**63 - 1))
+        torch.manual_seed(key_of(self.seed, "layers", self.global_rank, self.batch_number) & (2**63 - 1))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        noise = StreamNoise(self.seed, "objective", self.global_rank, self._batch_number)
+        noise = StreamNoise(self.seed, "objective", self.global_rank, self.batch_number)
         loss = self.loss(self.model, batch, noise)
-        return {"loss": loss.per_sample.mean(), "per_sample": loss.per_sample.detach(), "t": loss.t}
+        self.newest_loss = replace(loss, per_sample=loss.per_sample.detach())
+        return {"loss": loss.per_sample.mean(), "per_sample": self.newest_loss.per_sample, "t": loss.t}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
@@ -77,7 +80,7 @@ class ScoreModule(pl.LightningModule):
         return max(self.trainer.global_step, self._loaded_step)
 
     @property
-    def _batch_number(self) -> int:
+    def batch_number(self) -> int:
         """Number of the current training batch since the start of the run, counted across resumptions."""
         return self.trainer.fit_loop.total_batch_idx
 

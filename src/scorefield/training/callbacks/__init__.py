@@ -1,5 +1,6 @@
 from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
+from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
 from scorefield.training.callbacks.likelihood import BitsPerDim
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
 from scorefield.training.callbacks.preemption import Preemption
@@ -12,9 +13,12 @@ __all__ = [
     "Checkpoint",
     "Evaluator",
     "LossByNoise",
+    "NonFiniteError",
     "Occasion",
     "Preemption",
     "SampleGrid",
     "SampleQuality",
+    "SkipNonFinite",
+    "StopOnNonFinite",
     "TrainingLog",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint as LightningCheckpoint
 
-from scorefield.records.rundir import RunDir
+from scorefield.records.rundir import RunDir, step_of
 from scorefield.training.callbacks.evaluator import validation_interval
 from scorefield.training.loggers import RunLogger
 
@@ -73,11 +73,19 @@ class Checkpoint(LightningCheckpoint):
         path = self.run_dir.checkpoint(trainer.global_step)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
+        try:
+            trainer.save_checkpoint(temporary, weights_only=False)
+            if trainer.is_global_zero:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        except OSError:  # a full disk is given back what half a file has taken
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            for old in self.run_dir.checkpoints()[: -self.keep]:
+            # A newer one is damaged, or the run would have been resumed there: it does not count among those kept.
+            older = [old for old in self.run_dir.checkpoints() if step_of(old) < trainer.global_step]
+            for old in older[: max(0, len(older) + 1 - self.keep)]:
                 old.unlink()
         self._saved = trainer.global_step

@@ -4,12 +4,16 @@ import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
+from scorefield.errors import NumericalError
 from scorefield.models import ScoreModel
+from scorefield.records.checkpoints import write_tensors
 from scorefield.records.result import Measurement
+from scorefield.records.rundir import RunDir
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import evaluation_model
 from scorefield.training.loggers import log_values
@@ -72,6 +76,11 @@ class Evaluator(pl.Callback, ABC):
         start = time.monotonic()
         try:
             metrics = self.evaluate(Occasion(trainer, module, model, weights, data, final))
+        except NumericalError as error:
+            path = self._save(error, trainer, module)
+            raise error.within(
+                f"{type(self).__name__} at step {module.steps_done}, {weights} weights ({path})"
+            ) from None
         finally:
             model.train(was_training)
         seconds = round(time.monotonic() - start, 3)
@@ -80,8 +89,15 @@ class Evaluator(pl.Callback, ABC):
         if metrics:
             images = module.steps_done * trainer.accumulate_grad_batches * data.batch_size
             values = {name: metric.value for name, metric in metrics.items()}
-            log_values(trainer, "final" if final else "validation", images, values)
+            log_values(trainer, "final" if final else "validation", images, {**values, "weights": weights})
         return metrics
+
+    def _save(self, error: NumericalError, trainer: pl.Trainer, module: ScoreModule) -> Path:
+        """Keep what the computation failed on, as plain tensors."""
+        name = f"nonfinite-{type(self).__name__}-step-{module.steps_done:08d}-process{trainer.global_rank}.pt"
+        path = RunDir(Path(trainer.default_root_dir)).logs / name
+        write_tensors(path, error.tensors)
+        return path
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or self.every == 0:

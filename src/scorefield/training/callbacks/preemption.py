@@ -8,9 +8,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+from scorefield.errors import Exit
 from scorefield.training.callbacks.checkpoint import Checkpoint
-
-EXIT_CODE = 75  # "temporary failure, try again": what schedulers requeue on
 
 
 class PreemptedError(SystemExit):
@@ -73,7 +72,7 @@ class Preemption(pl.Callback):
             signal.signal(number, signal.SIG_IGN)  # there is nothing left to save, and the exit code must get out
         self._before = {}
         # The first process watches the others, and would be killed if one ended with an error before it has.
-        raise PreemptedError(EXIT_CODE if trainer.is_global_zero else 0)
+        raise PreemptedError(Exit.PREEMPTED if trainer.is_global_zero else 0)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._before.items():

@@ -14,10 +14,6 @@ from scorefield.training.loggers import log_values
 from scorefield.training.module import ScoreModule
 
 
-class NonFiniteLossError(ArithmeticError):
-    """The training loss became nan or infinite."""
-
-
 class TrainingLog(pl.Callback):
     """Journals the mean loss, learning rate and speed every ``every`` steps, and shows progress.
 
@@ -60,7 +56,7 @@ class TrainingLog(pl.Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(outputs["per_sample"].mean())  # Lightning divides "loss" by the accumulated batches
         step = trainer.global_step
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
@@ -71,12 +67,8 @@ class TrainingLog(pl.Callback):
     def _entry(self, trainer: pl.Trainer, module: ScoreModule, step: int) -> None:
         losses = self._over_processes(trainer)
         self._losses = []
-        mean = float(trainer.strategy.reduce(losses.mean()))  # over processes; the one read-back from the device
-        if not torch.isfinite(losses).all():
-            raise NonFiniteLossError(
-                f"the training loss became {mean} between steps {step - self.every} and {step}; usual causes: learning "
-                "rate too high, half precision, or a time law that reaches sigma = 0"
-            )
+        # Of steps that were left out the guard tells. This is the only read-back from the device, once per entry.
+        mean = float(losses.where(losses.isfinite(), torch.nan).nanmean())
         since, first = self._since
         self._restart_clock(trainer)
         rate = (step - first) / (self._since[0] - since)
@@ -104,13 +96,6 @@ class TrainingLog(pl.Callback):
             self._bar.update(self._task, status=status)
         else:
             print(status, flush=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The losses since the last entry: a run resumed between two entries writes the next one as it would have."""
-        return {"losses": torch.stack(self._losses).cpu()} if self._losses else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._losses = list(state_dict.get("losses", ()))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restart_clock(trainer)

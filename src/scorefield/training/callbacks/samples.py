@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.data import Data
+from scorefield.errors import NumericalError
 from scorefield.models import Cond, ScoreModel
 from scorefield.noise import IndexedNoise
 from scorefield.records.figures import scatter2d
@@ -37,7 +38,11 @@ def draw(
     """
     noise = IndexedNoise(seed, "samples", indices)
     start = model.schedule.prior_like(torch.empty(len(indices), *shape, device=device), noise)
-    samples = sampler(model, start, cond, noise, trace)
+    try:
+        samples = sampler(model, start, cond, noise, trace)
+    except NumericalError as error:
+        where = f"samples {indices[0]} to {indices[-1]} of seed {seed}"
+        raise error.within(where, start=start, indices=torch.tensor(indices)) from None
     return samples.x, samples.nfe
 
 

@@ -1,0 +1,362 @@
+"""Settings that are each right and do not go together.
+
+Every check below is one function of a `Draft`; it yields what is wrong, or nothing. They run where each node can be
+built by itself. `CHECKS` lists those of each command; to add one, write it and put it there.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
+from pytorch_lightning.strategies import StrategyRegistry
+from torch import Tensor, nn
+
+from scorefield.cli.compose import nearest
+from scorefield.data import Data
+from scorefield.models import NetworkModel
+from scorefield.noise import StreamNoise
+from scorefield.objectives import Denoising, Objective
+from scorefield.probability_flow import ProbabilityFlow
+from scorefield.samplers import FlowSampler, Sampler
+from scorefield.schedules import Schedule
+
+_MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run before it is built.
+
+    Args:
+        config: its plain values.
+        parts: the same tree with objects in the place of nodes, see `scorefield.cli.check.rehearse`.
+        multirun: whether it is one job of several in this process.
+    """
+
+    config: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    multirun: bool = False
+
+    @property
+    def trainer(self) -> Mapping[str, Any]:
+        """The trainer's arguments."""
+        trainer: Mapping[str, Any] = self.config["trainer"]
+        return trainer
+
+    @property
+    def processes(self) -> int | None:
+        """Number of processes on this machine; None where only Lightning can tell."""
+        devices = self.trainer.get("devices", "auto")
+        if isinstance(devices, list):
+            return len(devices)
+        if isinstance(devices, str) and devices.lstrip("-").isdigit():
+            devices = int(devices)
+        if devices in ("auto", -1):
+            return max(1, torch.cuda.device_count()) if _wants_gpu(self) else None
+        if isinstance(devices, str):
+            return len(devices.strip(",").split(","))
+        return int(devices)
+
+
+def _wants_gpu(draft: Draft) -> bool:
+    return draft.trainer.get("accelerator", "auto") in ("gpu", "cuda")
+
+
+def counts_are_positive(draft: Draft) -> Iterator[str]:
+    """What is counted from one."""
+    data = draft.config.get("data", {})
+    named = {key: draft.config.get(key) for key in ("steps", "n", "columns", "batch_size")}
+    for key, value in {**named, **{f"data.{key}": data.get(key) for key in ("batch_size", "examples")}}.items():
+        if value is not None and value < 1:
+            yield f"{key}={value} must be at least 1"
+
+
+def seed_is_one(draft: Draft) -> Iterator[str]:
+    """Torch's generators take no other."""
+    if draft.config["seed"] < 0:
+        yield f"seed={draft.config['seed']} must not be negative"
+
+
+def name_is_a_folder(draft: Draft) -> Iterator[str]:
+    """The name becomes a folder below outputs."""
+    name = draft.config["name"]
+    if not name.strip(". ") or not name.isprintable() or "/" in name or len(name.encode(errors="replace")) > 200:
+        yield f"name={name!r} names a folder: printable, without '/', at most 200 bytes, and not empty"
+
+
+def trainer_leaves_room(draft: Draft) -> Iterator[str]:
+    """Arguments of Lightning's trainer that the run itself sets."""
+    for key in ("callbacks", "logger", "default_root_dir", "plugins"):
+        if key in draft.trainer:
+            where = {"callbacks": "+callbacks.NAME", "logger": "logger"}.get(key, "outputs or run_dir")
+            yield f"trainer.{key} is set by the run itself and would be ignored; use {where}"
+    steps, most = draft.config["steps"], draft.trainer.get("max_steps")
+    if most != steps:
+        yield f"trainer.max_steps={most} and steps={steps} differ, and the learning rate follows steps; set steps alone"
+
+
+def devices_exist(draft: Draft) -> Iterator[str]:
+    """The accelerator is known and there are enough of it."""
+    accelerator = draft.trainer.get("accelerator", "auto")
+    devices = draft.trainer.get("devices", "auto")
+    if isinstance(accelerator, str):
+        known = {"auto", "gpu", *ACCELERATOR_REGISTRY.available_accelerators()}
+        if accelerator not in known:
+            yield f"trainer.accelerator={accelerator} is unknown; there is {', '.join(sorted(known))}"
+            return
+    number = draft.processes
+    if isinstance(devices, str) and devices != "auto" and not devices.lstrip("-").replace(",", "").isdigit():
+        yield f"trainer.devices={devices!r} must be a number, a list of numbers or auto"
+    elif number is not None and number < 1:
+        yield f"trainer.devices={devices} must be at least 1"
+    elif _wants_gpu(draft) and not torch.cuda.is_available():
+        yield f"trainer.accelerator={accelerator} was asked for, but torch finds no GPU here; use trainer=cpu"
+    elif _wants_gpu(draft) and number is not None and number > torch.cuda.device_count():
+        yield f"trainer.devices={devices}, but there are {torch.cuda.device_count()} GPUs here"
+    elif accelerator == "cpu" and number is not None and number > 4 * (os.cpu_count() or 1):
+        yield f"trainer.devices={devices} processes, but there are {os.cpu_count()} cores here"
+
+
+def strategy_is_known(draft: Draft) -> Iterator[str]:
+    """The strategy has a name that Lightning knows, and keeps whole parameters for the average."""
+    strategy = draft.trainer.get("strategy", "auto")
+    if isinstance(strategy, str):
+        known = {"auto", *StrategyRegistry.available_strategies()}
+        if strategy not in known:
+            yield f"trainer.strategy={strategy!r} is unknown; {nearest(strategy, sorted(known))}"
+        elif strategy.startswith(("fsdp", "deepspeed")) and draft.config.get("ema"):
+            yield f"trainer.strategy={strategy} shards the parameters, which ema cannot average; use ddp, or ~ema"
+
+
+def batch_divides(draft: Draft) -> Iterator[str]:
+    """Every process takes an equal share of a batch."""
+    size, number = draft.config["data"]["batch_size"], draft.processes
+    nodes = draft.trainer.get("num_nodes", 1)
+    if number and number > 0 and nodes > 0 and size % (number * nodes):
+        yield (
+            f"data.batch_size={size} counts all processes and cannot be shared by {number * nodes} of them "
+            f"(trainer.devices={draft.trainer.get('devices')}); use a multiple"
+        )
+
+
+def sweep_is_serial(draft: Draft) -> Iterator[str]:
+    """Processes that Lightning starts would repeat the whole sweep, each of them."""
+    number = draft.processes
+    if draft.multirun and ((number or 1) > 1 or draft.trainer.get("num_nodes", 1) > 1):
+        yield (
+            f"--multirun runs its jobs in one process, but trainer.devices={draft.trainer.get('devices')}; start each "
+            "job by a command of its own, e.g. for s in 0 1 2; do scorefield train trainer=ddp seed=$s; done"
+        )
+
+
+def validation_interval(draft: Draft) -> Iterator[str]:
+    """Validations fall on whole steps."""
+    interval, accumulated = draft.trainer.get("val_check_interval"), draft.trainer.get("accumulate_grad_batches", 1)
+    if accumulated < 1:
+        yield f"trainer.accumulate_grad_batches={accumulated} must be at least 1"
+    elif isinstance(interval, int) and (interval < 1 or interval % accumulated):
+        yield (
+            f"trainer.val_check_interval={interval} counts batches and must be a positive multiple of "
+            f"trainer.accumulate_grad_batches={accumulated}"
+        )
+
+
+def data_are_described(draft: Draft) -> Iterator[str]:
+    """data.shape and data.classes are those of the data set."""
+    data, declared = draft.parts["data"]["dataset"], draft.config["data"]
+    if not isinstance(data, Data):
+        return
+    if tuple(declared["shape"]) != tuple(data.shape):
+        yield f"data.shape={declared['shape']}, but {data.name} has shape {list(data.shape)}"
+    if declared["classes"] != data.classes:
+        yield f"data.classes={declared['classes']}, but {data.name} has {data.classes} classes"
+
+
+def net_fits_data(draft: Draft) -> Iterator[str]:
+    """The network works on the data's shape and knows their classes where it is told them."""
+    net, data = draft.config["net"], draft.config["data"]
+    if "shape" in net and net["shape"] != data["shape"]:
+        yield f"net.shape={net['shape']} differs from data.shape={data['shape']}; leave it at ${{data.shape}}"
+    classes, conditional = net.get("classes"), data.get("conditional", False)
+    if conditional and data["classes"] is None:
+        yield "data.conditional=true, but the data have no classes"
+    elif conditional and classes != data["classes"]:
+        yield f"data.conditional=true, but net.classes={classes}; give ++net.classes={data['classes']}"
+    elif classes is not None and not conditional:
+        yield f"net.classes={classes} is never told a class; give +data.conditional=true or leave net.classes out"
+
+
+def optimizer_takes_its_numbers(draft: Draft) -> Iterator[str]:
+    """The optimiser and its schedule accept their numbers, tried on a single weight."""
+    key = "optim.optimizer"
+    try:
+        optimizer = instantiate(draft.config["optim"]["optimizer"], _convert_="all")([nn.Parameter(torch.zeros(1))])
+        key = "optim.lr_schedule"
+        if draft.config["optim"].get("lr_schedule") is not None:
+            instantiate(draft.config["optim"]["lr_schedule"], _convert_="all")(optimizer)
+    except Exception as error:
+        yield f"{key}: {_last_cause(error)}"
+
+
+def _last_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
+
+
+class _Echo(nn.Module):
+    """A network that answers with its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return x + self.weight + 0 * label[:, None]  # a label that is not finite shows
+
+
+def objective_fits_schedule(draft: Draft) -> Iterator[str]:
+    """The schedule has the levels that the objective asks for: one step with a network that answers with its input."""
+    model, objective = draft.parts["model"], draft.parts["objective"]
+    if not isinstance(objective, Objective):
+        return
+    schedule, parametrization = draft.parts["schedule"], draft.parts["parametrization"]
+    if not isinstance(model, NetworkModel) or not isinstance(schedule, Schedule):
+        return
+    noise = StreamNoise(0, "check")
+    try:
+        loss = objective(NetworkModel(_Echo(), schedule, parametrization), torch.ones(64, 2), None, noise)
+    except Exception as error:
+        yield f"objective and schedule do not go together: {error}"
+        return
+    if not loss.per_sample.isfinite().all():
+        t = float(loss.t[~loss.per_sample.isfinite()][0])
+        yield (
+            f"objective, parametrization and schedule do not go together: the loss is not finite at t={t:.4g} under "
+            f"{schedule}; a noise level of 0 or of no bound has no such loss"
+        )
+    elif isinstance(objective, Denoising) and not (schedule.sigma(loss.t) > 0).all():
+        yield f"objective: there is nothing to denoise under {schedule}, whose sigma is 0 at some training time"
+    elif not ((loss.t >= schedule.t_min) & (loss.t <= schedule.t_max)).all():
+        yield f"times draws t from {float(loss.t.min()):.4g} to {float(loss.t.max()):.4g}, outside of {schedule}"
+
+
+def samplers_fit_schedule(draft: Draft) -> Iterator[str]:
+    """Where a callback samples, its grid has times on the schedule; where it integrates, the flow has an interval."""
+    schedule = draft.parts["schedule"]
+    if not isinstance(schedule, Schedule):
+        return
+    for name, callback in draft.parts["callbacks"].items():
+        for key in ("sampler", "flow"):
+            yield from _off_schedule(getattr(callback, key, None), schedule, f"callbacks.{name}.{key}")
+
+
+def sampler_fits_schedule(draft: Draft) -> Iterator[str]:
+    """The same for the sampler alone."""
+    if isinstance(draft.parts["schedule"], Schedule):
+        yield from _off_schedule(draft.parts["sampler"], draft.parts["schedule"], "sampler")
+
+
+def _off_schedule(part: Any, schedule: Schedule, path: str) -> Iterator[str]:
+    """What keeps a sampler or a flow from going from noise to data."""
+    if not isinstance(part, Sampler | FlowSampler | ProbabilityFlow):
+        return
+    if schedule.prior_std <= float(schedule.sigma(torch.tensor([schedule.t_min]))):
+        yield f"{path} goes from noise to data, but {schedule} has one level only; choose callbacks=none"
+    elif isinstance(part, Sampler):
+        if part.steps <= _MOST_STEPS:
+            yield from (f"{path}: {text}" for text in _wrong_grid(part, schedule))
+    elif part.t_min is not None and not schedule.t_min <= part.t_min < schedule.t_max:
+        yield f"{path}.t_min={part.t_min} is outside of {schedule}"
+
+
+def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
+    try:
+        times = sampler.grid(schedule, sampler.steps)
+    except Exception as error:
+        yield str(error)
+        return
+    if not times.isfinite().all() or not (times.diff() < 0).all():
+        yield f"{sampler.grid} gives times that do not decrease under {schedule}"
+    elif times[0] > schedule.t_max or times[-1] < schedule.t_min:
+        yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"
+
+
+def quality_knows_the_images(draft: Draft) -> Iterator[str]:
+    """A feature extractor sees images of its own number of grey levels."""
+    data = draft.parts["data"]["dataset"]
+    for name, node in draft.config["callbacks"].items():
+        if not isinstance(node, Mapping) or not isinstance(node.get("extractor"), Mapping):
+            continue
+        target = node["extractor"]["_target_"]
+        levels = getattr(instantiate({"_target_": "hydra.utils.get_class", "path": target}), "levels", None)
+        if isinstance(data, Data) and levels is not None and data.levels != levels:
+            yield (
+                f"callbacks.{name} measures images of {levels} grey levels with {target.rpartition('.')[2]}, but "
+                f"{data.name} has {data.levels or 'none'}; choose callbacks=toy for points in the plane, images for "
+                "pictures, digits for the 8x8 digits"
+            )
+
+
+def evaluations_take_place(draft: Draft) -> Iterator[str]:
+    """Whatever is counted in samples is counted from one."""
+    for name, node in draft.config["callbacks"].items():
+        for key, value in node.items() if isinstance(node, Mapping) else ():
+            counted = key in ("n", "n_final", "batch_size", "columns", "levels")
+            if counted and isinstance(value, int) and value < 1:
+                yield f"callbacks.{name}.{key}={value} must be at least 1; to switch it off, callbacks.{name}=null"
+
+
+def device_exists(draft: Draft) -> Iterator[str]:
+    """The device on which samples are drawn."""
+    name = draft.config["device"]
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        yield f"device={name!r} cannot be used: {str(error).splitlines()[0]}"
+
+
+def something_is_validated(draft: Draft) -> Iterator[str]:
+    """A run that ends before its first validation can be meant, but rarely is."""
+    interval, steps = draft.trainer.get("val_check_interval"), draft.config["steps"]
+    if isinstance(interval, int) and interval > steps and not draft.trainer.get("fast_dev_run"):
+        yield f"trainer.val_check_interval={interval} is more than steps={steps}: nothing is validated before the end"
+
+
+CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
+    "train": (
+        counts_are_positive,
+        seed_is_one,
+        name_is_a_folder,
+        trainer_leaves_room,
+        devices_exist,
+        strategy_is_known,
+        batch_divides,
+        sweep_is_serial,
+        validation_interval,
+        data_are_described,
+        net_fits_data,
+        optimizer_takes_its_numbers,
+        objective_fits_schedule,
+        samplers_fit_schedule,
+        quality_knows_the_images,
+        evaluations_take_place,
+    ),
+    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
+    "sample": (counts_are_positive, seed_is_one, device_exists),
+    "evaluation": (
+        devices_exist,
+        data_are_described,
+        samplers_fit_schedule,
+        quality_knows_the_images,
+        evaluations_take_place,
+    ),
+    "drawing": (sampler_fits_schedule,),
+}
+REMARKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = dict.fromkeys(CHECKS, ()) | {
+    "train": (something_is_validated,)
+}

@@ -1,0 +1,100 @@
+"""What each command reads from its configuration: the keys, and the type of what each of them makes.
+
+A key that is not here is read by nothing, unless an interpolation reads it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NotRequired, TypedDict
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from scorefield.data import Data
+from scorefield.models import Parametrization, ScoreModel
+from scorefield.objectives import Objective
+from scorefield.probability_flow import ProbabilityFlow
+from scorefield.schedules import Schedule
+from scorefield.times import TimeLaw
+from scorefield.training.callbacks.samples import AnySampler
+from scorefield.training.ema import EMA
+
+
+class DataNode(TypedDict):
+    """The data set, and what it declares to the networks."""
+
+    dataset: Data
+    shape: list[int]
+    classes: int | None
+    batch_size: int
+    conditional: NotRequired[bool]
+    examples: NotRequired[int | None]
+
+
+class OptimNode(TypedDict):
+    """The optimiser and its learning rate."""
+
+    optimizer: Callable[..., Optimizer]
+    lr_schedule: NotRequired[Callable[..., LRScheduler] | None]
+
+
+class Train(TypedDict):
+    """conf/train.yaml, and what every run stores."""
+
+    data: DataNode
+    data_std: NotRequired[float]  # of the experiment; the parametrisations that need it interpolate it
+    schedule: Schedule
+    net: nn.Module
+    parametrization: Parametrization
+    model: ScoreModel
+    times: TimeLaw
+    objective: Objective
+    optim: OptimNode
+    ema: NotRequired[EMA | None]
+    sampler: AnySampler
+    likelihood: ProbabilityFlow
+    callbacks: Mapping[str, pl.Callback | None]
+    on_nonfinite: NotRequired[pl.Callback | None]
+    logger: Mapping[str, Logger | None]
+    trainer: pl.Trainer
+    name: str
+    seed: int
+    outputs: str
+    run_dir: str | None
+    fresh: bool
+    tags: list[str]
+    steps: int
+
+
+class Evaluate(TypedDict):
+    """conf/evaluate.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    n: int | None
+    steps: int
+    sampler: NotRequired[AnySampler | None]
+    likelihood: NotRequired[ProbabilityFlow | None]
+    trainer: pl.Trainer
+
+
+class Sample(TypedDict):
+    """conf/sample.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    n: int
+    label: int | None
+    columns: int
+    batch_size: int
+    out: str | None
+    device: str
+    sampler: NotRequired[AnySampler | None]
+
+
+# A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
+SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "evaluation": Train, "drawing": Train}

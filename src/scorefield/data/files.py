@@ -1,0 +1,113 @@
+"""Reading idx files and folders or archives of images for which nobody vouches.
+
+Nothing is unpacked to disk, nothing is decoded before its size is known, and no file can fill the memory.
+Every refusal is a `BadFileError` that names the file, what was expected and what was found.
+"""
+
+import gzip
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scorefield.errors import BadFileError
+
+_MOST_FILES = 1_000_000
+_MOST_BYTES = 16 << 20  # of one image file
+_SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+_Files = Mapping[str, tuple[int, Callable[[], bytes]]]  # path: size, and what reads the content
+
+
+def idx_content(path: Path, shape: tuple[int, ...]) -> bytes:
+    """The unpacked content of an idx file of uint8 examples of this shape, checked against its header."""
+    opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    ndim = 1 + len(shape)
+    expected = f"an idx file of uint8 examples of shape {shape}"
+    try:
+        with opened(path, "rb") as file:
+            header = file.read(4 + 4 * ndim)
+            if header[:4] != bytes((0, 0, 8, ndim)) or len(header) < 4 + 4 * ndim:
+                raise BadFileError(f"{path} is no {expected[3:]}: it begins with {header[:4].hex()}")
+            n, *found = struct.unpack(f">{ndim}i", header[4:])
+            if tuple(found) != shape or not 0 < n <= _MOST_FILES:
+                raise BadFileError(f"{path}: expected {expected}, found {n} of shape {tuple(found)}")
+            size = n * math.prod(shape)
+            content: bytes = file.read(size + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadFileError(f"{path} is truncated or damaged: {error}") from error
+    if len(content) != size:
+        found_bytes = f"{len(content)}" if len(content) < size else "more"
+        raise BadFileError(f"{path}: expected {size} bytes after the header for {n} examples, found {found_bytes}")
+    return header + content
+
+
+def class_folders(root: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Images (N, *shape) below one folder for each class, in a zip file or on disk, and their labels (N,).
+
+    Classes and files are in alphabetical order.
+
+    Raises:
+        FileNotFoundError: there is no image.
+        BadFileError: something in it is no image of this shape.
+    """
+    with _files(root) as files:
+        names = sorted(name for name in files if Path(name).suffix.lower() in _SUFFIXES and "/" in name)
+        if not names:
+            raise FileNotFoundError(f"{root} holds no PNG or JPEG image inside a folder named after its class")
+        if len(names) > _MOST_FILES:
+            raise BadFileError(f"{root} holds {len(names)} images, expected {_MOST_FILES} at most")
+        x = torch.empty((len(names), *shape), dtype=torch.uint8)
+        for row, name in zip(x, names, strict=True):
+            row.copy_(_image(*files[name], shape, f"{name} in {root}"))
+    classes = sorted({name.split("/")[-2] for name in names})
+    return x, torch.tensor([classes.index(name.split("/")[-2]) for name in names])
+
+
+@contextmanager
+def _files(root: Path) -> Iterator[_Files]:
+    """The files of a folder or of a zip file."""
+    if root.is_dir():
+        paths = (path for path in root.rglob("*") if path.is_file())
+        yield {path.relative_to(root).as_posix(): (path.stat().st_size, path.read_bytes) for path in paths}
+        return
+    try:
+        archive = zipfile.ZipFile(root)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise BadFileError(
+            f"{root}: expected a zip archive with a folder of images for each class ({error})"
+        ) from error
+    with archive:
+        yield {member.filename: (member.file_size, partial(_member, archive, member)) for member in archive.infolist()}
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    with archive.open(member) as file:
+        return file.read(member.file_size)  # without a number it would unpack more than is declared, then cut it off
+
+
+def _image(size: int, read: Callable[[], bytes], shape: tuple[int, ...], where: str) -> Tensor:
+    """The pixels of a PNG or JPEG file; its dimensions and mode are read, and refused, before a pixel is."""
+    expected = f"expected a PNG or JPEG of {shape[2]}x{shape[1]} pixels in mode RGB"
+    if size > _MOST_BYTES:
+        raise BadFileError(f"{where}: {expected} in {_MOST_BYTES} bytes at most, found {size} bytes")
+    try:
+        with Image.open(BytesIO(read()), formats=("PNG", "JPEG")) as image:
+            if (image.height, image.width) != shape[1:] or image.mode != "RGB":
+                raise BadFileError(f"{where}: {expected}, found {image.width}x{image.height} in mode {image.mode}")
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    except BadFileError:
+        raise
+    except Exception as error:  # archives and decoders answer damage with many kinds of error
+        raise BadFileError(f"{where}: {expected}, found {size} bytes that are none ({error})") from error

@@ -1,0 +1,165 @@
+"""Every file of conf/ composes, builds what it names, and every experiment runs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import errors
+
+from scorefield.cli.app import conf_dir
+from scorefield.cli.runs import UserError, build, fingerprint, make, make_data
+from scorefield.cli.train import execute
+from scorefield.records.rundir import RunDir
+from tests.data.test_images import write_mnist
+from tests.training.tiny import compose_config
+
+CONF = Path(conf_dir())
+OPTIONS = {
+    group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    for group in sorted(p.name for p in CONF.iterdir() if p.is_dir())
+}
+FROM_FILES = {"mnist", "fashion_mnist", "cifar10"}
+NEEDS_GPU = {"gpu", "ddp"}
+
+EXPERIMENTS = [name for name in OPTIONS["experiment"] if name not in FROM_FILES]
+
+
+def small(*overrides: str, run_dir: Path) -> dict:
+    """The configuration of one batch, with short sampling besides."""
+    config = compose_config(*overrides, "debug=one_batch", f"run_dir={run_dir}")
+    less = [
+        "callbacks.samples.n=4",
+        "callbacks.loss_by_noise.n=4",
+        "callbacks.loss_by_noise.levels=3",
+        "likelihood.solver.rtol=1",
+        "likelihood.solver.atol=1",
+        *(["sampler.steps=2"] if "steps" in config["sampler"] else []),
+    ]
+    return compose_config(*overrides, "debug=one_batch", f"run_dir={run_dir}", *less)
+
+
+def leaves(node) -> list:
+    """The nodes to build: the node itself if it names a class, else what it holds."""
+    if not isinstance(node, dict):
+        return []
+    return [node] if "_target_" in node else [leaf for value in node.values() for leaf in leaves(value)]
+
+
+PLAIN = [(g, o) for g, options in OPTIONS.items() for o in options if g not in ("experiment", "debug", "hydra", "grid")]
+
+
+@pytest.mark.parametrize(("group", "option"), PLAIN, ids=lambda value: value)
+def test_every_option_composes_and_builds(tmp_path, group, option):
+    config = compose_config(f"{group}={option}", f"run_dir={tmp_path}")
+    if group == "data" and option in FROM_FILES:
+        with pytest.raises(FileNotFoundError, match=r"data_dir=|SCOREFIELD_DATA|expected"):
+            make_data(config).train()
+        return
+    if group == "trainer" and option in NEEDS_GPU and not torch.cuda.is_available():
+        assert config["trainer"]["accelerator"] == "gpu"
+        return
+    nodes = leaves(config[group])
+    assert nodes or option == "none"
+    for node in nodes:
+        make(node)
+
+
+@pytest.mark.parametrize("option", OPTIONS["grid"])
+def test_every_grid_can_be_put_into_a_sampler(option):
+    sampler = make(compose_config("experiment=digits_vp", f"grid@sampler.grid={option}")["sampler"])
+    assert type(sampler.grid).__name__.lower() == option.replace("_", "")
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS["data"] if o not in FROM_FILES])
+def test_data_are_what_their_configuration_declares(option):
+    config = compose_config(f"data={option}")
+    data = make_data(config)
+    split = data.train()
+    assert list(split.x.shape[1:]) == config["data"]["shape"]
+    classes = None if split.labels is None else int(split.labels.max()) + 1
+    assert classes == config["data"]["classes"]
+
+
+def test_a_wrong_declaration_is_refused():
+    with pytest.raises(UserError, match=r"data.shape=\[3\].*has shape \[2\]"):
+        make_data(compose_config("data=two_moons", "data.shape=[3]"))
+
+
+@pytest.mark.parametrize("experiment", OPTIONS["experiment"])
+def test_every_experiment_builds_its_model(tmp_path, experiment):
+    config = compose_config(f"experiment={experiment}", f"run_dir={tmp_path}")
+    model = make(config["model"])
+    x, t = torch.zeros(2, *config["data"]["shape"]), torch.full((2,), 0.5, dtype=torch.float64)
+    assert model(x, t).score.shape == x.shape
+    assert config["name"] == experiment
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_survives_one_batch(tmp_path, experiment):
+    """One step and every evaluation, at toy size; what it leaves is no finished run."""
+    execute(small(f"experiment={experiment}", run_dir=tmp_path), RunDir(tmp_path))
+    run = RunDir(tmp_path)
+    assert run.report.is_file()
+    assert run.final_samples.is_file()
+    assert not run.result.exists()
+    assert run.checkpoints() == []
+
+
+def test_images_from_files_survive_one_batch(tmp_path, monkeypatch):
+    """The image callbacks, without Inception's weights: the run says what to do and goes on."""
+    write_mnist(tmp_path / "mnist", packed=False)
+    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
+    monkeypatch.delenv("SCOREFIELD_INCEPTION", raising=False)
+    tiny = ["net.channels=8", "net.blocks=1", "data.batch_size=4", "net.attention=[]", "callbacks.likelihood.n_final=2"]
+    few = ["callbacks.quality.n_final=4", "++data.dataset.held_out=10"]
+    config = small("experiment=mnist", *tiny, *few, run_dir=tmp_path / "run")
+    with pytest.warns(UserWarning, match="left out"):
+        execute(config, RunDir(tmp_path / "run"))
+    assert RunDir(tmp_path / "run").final_samples.is_file()
+
+
+@pytest.mark.parametrize("option", OPTIONS["debug"])
+def test_debug_presets_compose(option):
+    for experiment in ("digits", "toy_rings", "cifar10"):
+        config = compose_config(f"experiment={experiment}", f"debug={option}")
+        assert config["name"].startswith("debug")
+
+
+def test_overfitting_trains_on_a_single_batch(tmp_path):
+    config = compose_config("experiment=digits", "debug=overfit", "data.batch_size=8", f"run_dir={tmp_path}")
+    assert len(build(config).data.train_split) == 8
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_other_commands_take_the_same_options(command):
+    chosen = [("sampler", "pc"), ("sampler", "flow")] + [("likelihood", "exact")] * (command == "evaluate")
+    for group, option in chosen:
+        node = compose_config(f"{group}={option}", "run_dir=x", name=command)[group]
+        assert make(node) == make(compose_config("experiment=digits_vp", f"{group}={option}")[group])
+
+
+def test_a_name_that_does_not_exist_is_refused():
+    with pytest.raises(errors.MissingConfigException, match="nonesuch"):
+        compose_config("experiment=nonesuch")
+
+
+def test_the_fingerprint_names_what_is_computed():
+    """Neither place nor seed enters it, anything else does."""
+    base = fingerprint(compose_config("experiment=digits"))
+    same = [["seed=3"], ["outputs=/elsewhere"], ["run_dir=/elsewhere"], ["fresh=true"]]
+    other = [["steps=7"], ["net.channels=64"], ["sampler=euler"], ["optim.optimizer.lr=0.1"], ["ema=exponential"]]
+    assert all(fingerprint(compose_config("experiment=digits", *o)) == base for o in same)
+    assert len({base, *(fingerprint(compose_config("experiment=digits", *o)) for o in other)}) == len(other) + 1
+
+
+def test_runs_of_different_seeds_have_their_own_folders():
+    folders = {compose_config(f"seed={seed}", "outputs=o")["run_dir"] for seed in (0, 1, 2)}
+    assert len(folders) == 3
+    assert compose_config("seed=1", "outputs=o")["run_dir"] == compose_config("seed=1", "outputs=o")["run_dir"]
+
+
+def test_validations_off_whole_steps_are_refused(tmp_path):
+    odd = ["trainer.val_check_interval=5", "trainer.accumulate_grad_batches=2"]
+    with pytest.raises(UserError, match="val_check_interval=5 counts batches"):
+        build(compose_config("experiment=toy_rings", f"run_dir={tmp_path}", *odd))

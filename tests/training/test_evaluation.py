@@ -1,0 +1,163 @@
+"""What evaluators measure does not depend on how they are run."""
+
+import json
+
+import pytest
+import torch
+
+from scorefield.cli.runs import build, newest_checkpoint
+from scorefield.metrics.features import DigitFeatures
+from scorefield.metrics.frechet import FeatureStatistics, frechet_distance
+from scorefield.noise import IndexedNoise
+from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks.samples import draw
+from tests.training.tiny import checkpoint, digits, fit, journal, plane
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A few steps on the digits, shared by the laws below."""
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("run")
+    fit(digits(path))
+    return path
+
+
+def measured(run, *overrides) -> dict[str, dict]:
+    """The final evaluation of the shared run's weights under other settings."""
+    parts = build(digits(run.parent / "again", *overrides))
+    parts.trainer.test(parts.module, parts.data, ckpt_path=newest_checkpoint(RunDir(run)), verbose=False)
+    return {
+        name: m.record() for callback in parts.trainer.callbacks for name, m in getattr(callback, "metrics", {}).items()
+    }
+
+
+def test_batch_size_changes_no_number(run):
+    one = measured(run)
+    other = measured(
+        run,
+        "callbacks.quality.batch_size=7",
+        "callbacks.likelihood.batch_size=2",
+        "++callbacks.loss_by_noise.batch_size=3",
+    )
+    assert one.keys() == other.keys()
+    for name in one:
+        # float32 layers round differently for other batch shapes; the network is evaluated a few times
+        assert one[name]["value"] == pytest.approx(other[name]["value"], rel=1e-5), name
+
+
+def test_every_number_names_its_weights_and_step(run):
+    for name, record in measured(run).items():
+        assert (record["weights"], record["step"]) == ("ema", 8), name
+    for name, record in measured(run, "ema=none").items():
+        assert (record["weights"], record["step"]) == ("raw", 8), name
+    assert {line["weights"] for line in journal(run) if line["phase"] == "validation"} == {"ema"}
+
+
+def test_the_distance_is_that_of_the_samples_it_says(run):
+    """The recorded value and floor, recomputed from samples drawn one at a time and from the splits."""
+    record = measured(run)["fd_digits"]
+    parts = build(digits(run.parent / "again"))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    model, data = parts.module.model.eval(), parts.data
+    quality = next(c for c in parts.trainer.callbacks if type(c).__name__ == "SampleQuality")
+    cpu = torch.device("cpu")
+    singles = [draw(model, quality.sampler, data.data.shape, [i], 0, cpu)[0] for i in range(record["n"])]
+    extractor = DigitFeatures()
+    of = lambda x: FeatureStatistics.of(extractor.extract(x))  # noqa: E731
+    train = of(data.train_split.x)
+    standard = train.divided_by(train.std)
+    ours, floor = of(data.data.from_model(torch.cat(singles))), of(data.test_split.x)
+    # one sample that falls on the other side of a rounding to a grey level moves the distance by about 1e-4
+    assert record["value"] == pytest.approx(frechet_distance(ours.divided_by(train.std), standard), rel=1e-3)
+    assert record["floor"] == pytest.approx(frechet_distance(floor.divided_by(train.std), standard), rel=1e-9)
+    assert (record["reference"], record["n_reference"], record["n_floor"]) == (
+        "train",
+        len(data.train_split),
+        len(data.test_split),
+    )
+
+
+def test_a_sample_depends_on_the_seed_and_its_index_alone(run):
+    parts = build(digits(run.parent / "again", "sampler=ancestral", "sampler.steps=3"))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    model = parts.module.model.eval()
+    sampler = next(c for c in parts.trainer.callbacks if type(c).__name__ == "SampleGrid").sampler
+    args = (sampler, (1, 8, 8))
+    cpu = torch.device("cpu")
+    together, _ = draw(model, *args, [0, 1, 2, 3, 4], 5, cpu)
+    shuffled, _ = draw(model, *args, [3, 9, 1], 5, cpu)
+    # float32 rounding of other batch shapes
+    torch.testing.assert_close(shuffled[[0, 2]], together[[3, 1]], atol=2e-5, rtol=0)
+    assert not torch.isclose(together[0], together[1], atol=1e-3).all()
+    assert not torch.isclose(draw(model, *args, [3], 6, cpu)[0], together[3], atol=1e-3).all()
+
+
+def test_likelihood_is_that_of_the_dequantised_examples(run):
+    """Bits per dimension by hand: dequantise, encode one example at a time, add the transform's log-determinant."""
+    record = measured(run)["bits_per_dim"]
+    parts = build(digits(run.parent / "again"))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
+    likelihood = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDim")
+    nats = []
+    for i in range(record["n"]):
+        x = split.x[[i]].float() + IndexedNoise(0, "dequantise/0", [i]).uniform_like(torch.zeros(1, 1, 8, 8))
+        y = data.transform.forward(x)
+        nats.append(likelihood.flow.log_prob(model, y, noise=IndexedNoise(0, "probes/0", [i])))
+    slope = data.transform.forward(torch.ones(1)) - data.transform.forward(torch.zeros(1))
+    bits = -(torch.cat(nats).double().mean() / 64 + slope.double().log()) / torch.log(torch.tensor(2.0).double())
+    assert record["value"] == pytest.approx(float(bits), rel=1e-5)  # float32 states of the solver
+
+
+def test_the_solvers_own_error_is_what_tightening_changes(run):
+    loose = ["callbacks.likelihood.n_final=4", "callbacks.likelihood.n_check=4"]
+    record = measured(run, *loose)["bits_per_dim"]
+    tight = measured(run, *loose, "likelihood.solver.rtol=1e-4", "likelihood.solver.atol=1e-4")["bits_per_dim"]
+    assert record["solver_error"] == pytest.approx(abs(record["value"] - tight["value"]), abs=1e-5)
+    assert 0 < record["solver_error"] <= record["solver_error_max"]
+
+
+def test_toys_are_measured_in_nats(tmp_path):
+    fit(plane(tmp_path, "steps=4"))
+    names = {name for line in journal(tmp_path) for name in line if line["phase"] == "validation"}
+    assert "nll_nats" in names
+    assert "bits_per_dim" not in names
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [2, 4, 6, 8]), (2, [4, 8]), (3, [6]), (0, [])])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_every_counts_validations(tmp_path, every, steps, accumulated):
+    config = plane(
+        tmp_path,
+        "steps=8",
+        f"trainer.val_check_interval={2 * accumulated}",
+        f"trainer.accumulate_grad_batches={accumulated}",
+        f"callbacks.likelihood.every={every}",
+    )
+    fit(config)
+    assert [line["step"] for line in journal(tmp_path) if line["phase"] == "validation"] == steps
+
+
+def test_training_lines_are_means_of_the_losses_since_the_last_one(tmp_path):
+    """Whatever the accumulation: the loss is per example, not per share of a step."""
+    fit(plane(tmp_path / "fine", "callbacks.log.every=1", "steps=6"))
+    fit(plane(tmp_path / "coarse", "callbacks.log.every=3", "steps=6"))
+    fine = [line["loss"] for line in journal(tmp_path / "fine") if line["phase"] == "train"]
+    coarse = [line["loss"] for line in journal(tmp_path / "coarse") if line["phase"] == "train"]
+    assert coarse == pytest.approx([sum(fine[:3]) / 3, sum(fine[3:]) / 3], rel=1e-6)
+    fit(plane(tmp_path / "sum", "callbacks.log.every=1", "steps=1", "trainer.accumulate_grad_batches=4"))
+    fit(plane(tmp_path / "lazy", "callbacks.log.every=1", "steps=4", "optim.optimizer.lr=0.0"))
+    apart = [line["loss"] for line in journal(tmp_path / "lazy") if line["phase"] == "train"]
+    together = next(line["loss"] for line in journal(tmp_path / "sum") if line["phase"] == "train")
+    assert together == pytest.approx(sum(apart) / 4, rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
+    with pytest.raises(ArithmeticError, match="learning rate too high"):
+        fit(plane(tmp_path, "optim=adam", "optim.optimizer.lr=1e30", "trainer.gradient_clip_val=null"))
+
+
+def test_the_journal_is_json_line_by_line(run):
+    for line in RunDir(run).metrics.read_text().splitlines():
+        assert {"step", "images", "time", "phase"} <= json.loads(line).keys()

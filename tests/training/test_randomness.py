@@ -1,0 +1,151 @@
+"""Training randomness is a function of (seed, purpose, rank, batch number), and of nothing else."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scorefield.cli.runs import build
+from scorefield.data import Digits, Mixture, Split
+from scorefield.training.datamodule import DataModule, TrainingStream, shard
+from tests.training.tiny import checkpoint, differences, digits, fit, plane
+
+SPLIT = Split(torch.arange(46.0).reshape(23, 2))
+
+
+def stream(rank=0, world_size=1, start=0, seed=3, batch_size=12) -> TrainingStream:
+    return TrainingStream(Mixture.ring(), SPLIT, batch_size, seed, rank, world_size, start)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_the_batches_of_one_process(world_size):
+    alone = stream()
+    ranks = [stream(rank, world_size) for rank in range(world_size)]
+    for number in range(9):  # crosses the ends of four epochs
+        shares = [rank.indices(number) for rank in ranks]
+        assert {len(share) for share in shares} == {12 // world_size}
+        assert torch.equal(torch.cat(shares), alone.indices(number))
+
+
+def test_every_example_is_seen_once_in_each_pass():
+    seen = torch.cat([stream().indices(number) for number in range(23)])  # 12 passes
+    passes = seen.reshape(12, 23)
+    assert torch.equal(passes.sort(1).values, torch.arange(23).expand(12, 23))
+    assert len({tuple(row.tolist()) for row in passes}) == 12
+
+
+def test_a_batch_depends_on_its_number_alone():
+    whole = iter(stream())
+    batches = [next(whole) for _ in range(7)]
+    for number in (5, 0, 6, 2):
+        assert differences(next(iter(stream(start=number))), batches[number]) == []
+    assert not torch.equal(next(iter(stream(seed=4)))["index"], batches[0]["index"])
+
+
+def test_dequantisation_differs_between_processes_batches_and_seeds():
+    data = Digits()
+    split = Split(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+
+    def draw(seed=0, rank=0, number=0):
+        return TrainingStream(data, split, 4, seed, rank, 2).batch(number)["x"]
+
+    draws = [draw(), draw(seed=1), draw(rank=1), draw(number=1)]
+    assert all(not torch.isclose(a, b).any() for i, a in enumerate(draws) for b in draws[:i])
+    assert torch.equal(draw(), draws[0])
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(ValueError, match="batch_size=12 counts all processes"):
+        stream(world_size=5)
+
+
+@pytest.mark.parametrize(("n", "world_size", "batch_size"), [(10, 1, 3), (10, 3, 2), (2, 4, 5), (0, 2, 3)])
+def test_evaluation_shares_cover_each_index_once(n, world_size, batch_size):
+    shares = [shard(n, rank, world_size, batch_size) for rank in range(world_size)]
+    assert sorted(i for share in shares for batch in share for i in batch) == list(range(n))
+    assert all(len(batch) <= batch_size for share in shares for batch in share)
+
+
+@pytest.fixture
+def training_step(tmp_path):
+    """The times and losses of one training step, with everything else fixed."""
+    module = build(digits(tmp_path, "++net.dropout=0.5")).module
+    torch.manual_seed(0)
+    for parameter in module.parameters():  # a fresh network answers 0 whatever its layers drop
+        parameter.data.normal_(std=0.1)
+    batch = {"x": torch.randn(6, 1, 8, 8), "index": torch.arange(6)}
+
+    def step(seed=0, rank=0, number=0, disturbance=0):
+        torch.manual_seed(disturbance)
+        module.seed = seed
+        module._trainer = SimpleNamespace(global_rank=rank, fit_loop=SimpleNamespace(total_batch_idx=number))
+        module.on_train_batch_start(batch, number)
+        out = module.training_step(batch, number)
+        return out["t"], out["per_sample"]
+
+    return step
+
+
+def test_steps_draw_from_their_own_streams(training_step):
+    times, losses = training_step()
+    for other in ({"seed": 1}, {"rank": 1}, {"number": 1}):
+        t, loss = training_step(**other)
+        assert not torch.isclose(t, times).any()
+        assert not torch.isclose(loss, losses).any()
+
+
+def test_steps_ignore_the_global_generator(training_step):
+    assert differences(training_step(), training_step(disturbance=99)) == []
+
+
+def test_dropout_is_drawn_anew_in_every_step(tmp_path):
+    """With the objective's stream held fixed, what is left of the difference between two steps is dropout."""
+    module = build(digits(tmp_path, "++net.dropout=0.5")).module
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.1)
+    x, t = torch.randn(6, 1, 8, 8), torch.full((6,), 0.5, dtype=torch.float64)
+
+    def answer(rank, number):
+        module._trainer = SimpleNamespace(global_rank=rank, fit_loop=SimpleNamespace(total_batch_idx=number))
+        module.on_train_batch_start({}, number)
+        return module.model(x, t).out
+
+    first = answer(0, 0)
+    assert torch.equal(answer(0, 0), first)
+    assert not torch.equal(answer(0, 1), first)
+    assert not torch.equal(answer(1, 0), first)
+
+
+EVALUATIONS = {
+    "none at all": ["trainer.limit_val_batches=0"],
+    "more often": ["trainer.val_check_interval=1"],
+    "every second": ["callbacks.likelihood.every=2", "callbacks.samples.every=1"],
+    "in other batches": ["callbacks.likelihood.batch_size=5", "callbacks.likelihood.n=11"],
+    "another evaluation seed": ["callbacks.likelihood.seed=7", "callbacks.samples.every=1", "callbacks.samples.seed=7"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    path = tmp_path_factory.mktemp("trained")
+    fit(digits(path, "++net.dropout=0.2", "callbacks.quality=null"))
+    return checkpoint(path)
+
+
+@pytest.mark.parametrize("evaluation", EVALUATIONS)
+def test_evaluation_does_not_touch_training(tmp_path, trained, evaluation):
+    fit(digits(tmp_path, "++net.dropout=0.2", "callbacks.quality=null", *EVALUATIONS[evaluation]))
+    other = checkpoint(tmp_path)
+    keys = ("state_dict", "ema", "optimizer_states")
+    assert [d for key in keys for d in differences(trained[key], other[key], key)] == []
+
+
+def test_another_seed_is_another_run(tmp_path):
+    fit(plane(tmp_path / "a", "steps=2"))
+    fit(plane(tmp_path / "b", "steps=2", "seed=1"))
+    assert differences(checkpoint(tmp_path / "a")["state_dict"], checkpoint(tmp_path / "b")["state_dict"]) != []
+
+
+def test_training_on_part_of_the_examples():
+    assert len(DataModule(Mixture.ring(), 8, examples=32).train_split) == 32

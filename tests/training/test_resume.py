@@ -1,0 +1,154 @@
+"""N + M steps in one go are N steps, an interruption, and M more: bit for bit, on one process."""
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from scorefield.cli.runs import build, newest_checkpoint
+from scorefield.cli.train import execute
+from scorefield.records.rundir import RunDir
+from tests.training.tiny import checkpoint, differences, digits, fit, journal, plane
+
+STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step", "losses")
+
+
+class InterruptedRunError(RuntimeError):
+    pass
+
+
+class Interruption(pl.Callback):
+    """Ends a run after a step, or inside the validation that follows it."""
+
+    def __init__(self, step: int, validating: bool = False) -> None:
+        self.step, self.validating = step, validating
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step and not self.validating:
+            raise InterruptedRunError
+
+    def on_validation_epoch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step and self.validating:
+            raise InterruptedRunError
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Two runs left the same weights, averages, optimiser, learning rate, journal and sample grids."""
+    ours, theirs = checkpoint(a), checkpoint(b)
+    assert [d for key in STATE for d in differences(ours[key], theirs[key], key)] == []
+    assert journal(a) == journal(b)
+    grids = RunDir(a).sample_grids()
+    assert [g.name for g in grids] == [g.name for g in RunDir(b).sample_grids()]
+    assert all(g.read_bytes() == (RunDir(b).sample_folder / g.name).read_bytes() for g in grids)
+
+
+# plane: validations at batches 4, 8, 12; a journal entry every 3 steps.
+CASES = {
+    "no validation is due at the checkpoint": (plane, ["callbacks.checkpoint.every=5"], 7, False, 5),
+    "a validation is due at the checkpoint": (
+        plane,
+        ["callbacks.checkpoint.every=4", "callbacks.samples.every=1", "callbacks.loss_by_noise.every=2"],
+        6,
+        False,
+        4,
+    ),
+    "inside the validation that the checkpoint waits for": (plane, ["callbacks.checkpoint.every=4"], 8, True, 4),
+    "before any checkpoint": (plane, [], 4, False, None),
+    "accumulated gradients": (
+        plane,
+        ["trainer.accumulate_grad_batches=2", "callbacks.checkpoint.every=3"],
+        5,
+        False,
+        3,
+    ),
+    "accumulated gradients, validation due": (
+        plane,
+        ["trainer.accumulate_grad_batches=2", "callbacks.checkpoint.every=2"],
+        5,
+        False,
+        4,
+    ),
+    "dropout": (digits, ["++net.dropout=0.5", "callbacks.checkpoint.every=3"], 5, False, 3),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_and_resumed_is_uninterrupted(tmp_path, case):
+    make, overrides, step, validating, resumes_at = CASES[case]
+    fit(make(tmp_path / "whole", *overrides))
+    config = make(tmp_path / "broken", *overrides)
+    with pytest.raises(InterruptedRunError):
+        fit(config, None, Interruption(step, validating))
+    run = RunDir(tmp_path / "broken")
+    newest = newest_checkpoint(run)
+    assert newest == (None if resumes_at is None else run.checkpoint(resumes_at))
+    fit(config, newest)
+    same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_resuming_at_every_step(tmp_path):
+    every = ["callbacks.checkpoint.every=1", "callbacks.checkpoint.keep=99", "steps=6", "trainer.val_check_interval=2"]
+    fit(plane(tmp_path / "whole", *every))
+    config = plane(tmp_path / "broken", *every)
+    for step in range(2, 6):
+        with pytest.raises(InterruptedRunError):
+            fit(config, newest_checkpoint(RunDir(tmp_path / "broken")), Interruption(step))
+    fit(config, newest_checkpoint(RunDir(tmp_path / "broken")))
+    same_run(tmp_path / "whole", tmp_path / "broken")
+    assert len(RunDir(tmp_path / "whole").checkpoints()) == 6
+
+
+def test_longer_training_goes_on_from_the_last_checkpoint(tmp_path):
+    constant = ["optim=adam", "callbacks.checkpoint.every=4"]
+    fit(plane(tmp_path / "whole", *constant, "steps=12"))
+    fit(plane(tmp_path / "longer", *constant, "steps=8"))
+    run = RunDir(tmp_path / "longer")
+    fit(plane(tmp_path / "longer", *constant, "steps=12"), newest_checkpoint(run))
+    same_run(tmp_path / "whole", tmp_path / "longer")
+
+
+def test_a_final_evaluation_that_was_interrupted_leaves_no_lines(tmp_path):
+    class Broken(pl.Callback):
+        def on_test_epoch_end(self, *_) -> None:
+            raise InterruptedRunError
+
+    config = plane(tmp_path, "callbacks.likelihood=null")
+    parts = fit(config)
+    parts.trainer.callbacks.append(Broken())
+    with pytest.raises(InterruptedRunError):
+        parts.trainer.test(parts.module, parts.data, verbose=False)
+    assert [line["phase"] for line in journal(tmp_path)].count("final") == 1
+    execute(config, RunDir(tmp_path))
+    assert [line["phase"] for line in journal(tmp_path)].count("final") == 1
+
+
+def test_checkpoints_hold_plain_values_and_tensors_only(tmp_path):
+    fit(plane(tmp_path))
+    for path in RunDir(tmp_path).checkpoints():
+        assert torch.load(path, weights_only=True)["global_step"] in (10, 12)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    fit(plane(tmp_path))
+    run = RunDir(tmp_path)
+    run.checkpoint(99).with_suffix(".tmp").write_bytes(run.checkpoint(12).read_bytes()[:100])
+    assert newest_checkpoint(run) == run.checkpoint(12)
+
+
+def test_the_newest_checkpoints_are_kept_by_step(tmp_path):
+    fit(plane(tmp_path, "callbacks.checkpoint.every=3", "callbacks.checkpoint.keep=3"))
+    assert RunDir(tmp_path).checkpoints() == [RunDir(tmp_path).checkpoint(step) for step in (6, 9, 12)]
+
+
+def test_no_checkpoint_appears_under_its_name_before_it_is_whole(tmp_path, monkeypatch):
+    parts = build(plane(tmp_path))
+
+    def dies(path, *_, **__):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("killed in mid-file")
+
+    monkeypatch.setattr(parts.trainer, "save_checkpoint", dies)
+    with pytest.raises(RuntimeError, match="mid-file"):
+        parts.trainer.fit(parts.module, parts.data)
+    assert RunDir(tmp_path).checkpoints() == []
