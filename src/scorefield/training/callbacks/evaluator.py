@@ -9,8 +9,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
+from scorefield.data import Split
 from scorefield.errors import NumericalError
-from scorefield.models import ScoreModel
+from scorefield.models import Cond, ScoreModel
 from scorefield.records.checkpoints import write_tensors
 from scorefield.records.result import Measurement
 from scorefield.records.rundir import RunDir
@@ -47,6 +48,19 @@ class Occasion:
     @property
     def step(self) -> int:
         return self.module.steps_done
+
+    def wanted(self, indices: list[int]) -> Cond | None:
+        """Conditions of samples to draw: a class-conditional model is asked for class i mod classes at sample i."""
+        classes = self.data.data.classes
+        if not self.module.conditional or classes is None:
+            return None
+        return {"label": torch.tensor(indices, dtype=torch.long, device=self.device) % classes}
+
+    def given(self, examples: Split) -> Cond | None:
+        """Conditions of known examples: their classes, where the model is told them."""
+        if not self.module.conditional or examples.labels is None:
+            return None
+        return {"label": examples.labels.to(self.device)}
 
 
 class Evaluator(pl.Callback, ABC):

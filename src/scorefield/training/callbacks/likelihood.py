@@ -93,11 +93,11 @@ class BitsPerDim(Evaluator):
     ) -> tuple[Tensor, Tensor]:
         """log p of examples in data space, in nats, and the evaluations that each took; both (B,)."""
         data = occasion.data.data
-        rows = split.x[torch.tensor(indices, dtype=torch.long)].to(occasion.device)
-        x = data.continuous(rows, IndexedNoise(self.seed, f"dequantise/{draw}", indices))
+        examples = split[torch.tensor(indices, dtype=torch.long)].to(occasion.device)
+        x = data.continuous(examples.x, IndexedNoise(self.seed, f"dequantise/{draw}", indices))
         probes = IndexedNoise(self.seed, f"probes/{draw}", indices)
         try:
-            code = flow.encode(occasion.model, data.transform.forward(x), noise=probes)
+            code = flow.encode(occasion.model, data.transform.forward(x), occasion.given(examples), probes)
         except NumericalError as error:
             where = f"examples {indices[0]} to {indices[-1]}, every {occasion.trainer.world_size}., of seed {self.seed}"
             raise error.within(where, x=x, indices=torch.tensor(indices)) from None

@@ -50,7 +50,7 @@ class LossByNoise(Evaluator):
         for batch in shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size):
             rows = split[torch.tensor(batch, dtype=torch.long)].to(occasion.device)
             x = data.to_model(rows.x, IndexedNoise(self.seed, "dequantise/0", batch))
-            labels = {"label": rows.labels} if occasion.module.conditional and rows.labels is not None else None
+            labels = occasion.given(rows)
             noise = IndexedNoise(self.seed, "loss", batch)
             for level, t in enumerate(times):
                 loss = objective.at(

@@ -141,7 +141,9 @@ class SampleQuality(Evaluator):
         batches = shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size)
         parts, nfe = [], 0.0
         for batch in batches:
-            x, nfe = draw(occasion.model, self.sampler, data.shape, batch, self.seed, occasion.device)
+            x, nfe = draw(
+                occasion.model, self.sampler, data.shape, batch, self.seed, occasion.device, occasion.wanted(batch)
+            )
             parts.append(data.from_model(x).cpu())
         empty = data.from_model(torch.empty(0, *data.shape))
         return torch.cat(parts) if parts else empty, [i for batch in batches for i in batch], nfe

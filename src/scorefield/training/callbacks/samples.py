@@ -96,6 +96,7 @@ class SampleGrid(Evaluator):
             list(range(self.n)),
             self.seed,
             occasion.device,
+            occasion.wanted(list(range(self.n))),
             trace=frames if occasion.final else None,
         )
         path = self.run_dir.final_samples if occasion.final else self.run_dir.samples_at(occasion.step)
