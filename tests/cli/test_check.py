@@ -161,9 +161,9 @@ MISTAKES = {
     "flow off the schedule": (["+likelihood.t_min=100"], "callbacks.likelihood.flow.t_min=100 is outside of EDM"),
     "shape": (["data.shape=[1,9,9]"], "data.shape=[1, 9, 9], but digits has shape [1, 8, 8]"),
     "classes": (["data.classes=3"], "data.classes=3, but digits has 10 classes"),
-    "classes that the network is not told": (["+net.classes=10"], "net.classes=10 is never told a class"),
+    "classes that the network is not told": (["net.classes=10"], "net.classes=10 is never told a class"),
     "classes that the network does not know": (
-        ["+data.conditional=true"],
+        ["data.conditional=true"],
         "data.conditional=true, but net.classes=None",
     ),
     "points for an image network": (["experiment=toy_rings", "net=unet_small"], "must be (channels, height, width)"),

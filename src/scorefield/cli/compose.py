@@ -136,6 +136,9 @@ def _read(arguments: Sequence[str], loader: ConfigLoaderImpl) -> tuple[list[Over
     parser = OverridesParser.create(config_loader=loader)
     overrides, problems = [], []
     for argument in arguments:
+        if not _is_text(argument):
+            problems.append(Problem("", f"{argument!r} holds bytes that are no text in UTF-8"))
+            continue
         try:
             overrides += parser.parse_overrides([argument])
         except Exception as error:  # whatever the grammar stumbles over, the user wrote it
@@ -145,6 +148,14 @@ def _read(arguments: Sequence[str], loader: ConfigLoaderImpl) -> tuple[list[Over
                 text = f"cannot be read ({_first_line(error)}); quote the value, as in 'key=\"the value\"'"
             problems.append(Problem("", f"{argument!r} {text}"))
     return overrides, problems
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unasked_sweep(override: Override) -> Problem:

@@ -185,9 +185,9 @@ def net_fits_data(draft: Draft) -> Iterator[str]:
     if conditional and data["classes"] is None:
         yield "data.conditional=true, but the data have no classes"
     elif conditional and classes != data["classes"]:
-        yield f"data.conditional=true, but net.classes={classes}; give ++net.classes={data['classes']}"
+        yield f"data.conditional=true, but net.classes={classes}; give net.classes={data['classes']}"
     elif classes is not None and not conditional:
-        yield f"net.classes={classes} is never told a class; give +data.conditional=true or leave net.classes out"
+        yield f"net.classes={classes} is never told a class; give data.conditional=true or net.classes=null"
 
 
 def optimizer_takes_its_numbers(draft: Draft) -> Iterator[str]:
