@@ -110,6 +110,15 @@ def test_flow_reports_the_mean_over_samples(solver, denoise_last):
     assert samples.nfe == pytest.approx(sum(len(x) for x, _, _ in model.asked) / 6, rel=1e-12)
 
 
+def test_churn_is_shared_out_over_the_levels():
+    """gamma = S_churn / N with N network levels, the last of which only denoises (Karras et al. 2022, algorithm 2)."""
+    model, grid = Counted(MixtureModel(EDM(), **MIXTURE)), Karras()
+    sampler = Sampler(grid, 9, Heun(churn=2.0), denoise_last=True)
+    sampler(model, 80 * torch.randn(3, 2), noise=StreamNoise(0))
+    first_halves = torch.stack([t[0] for _, t, _ in model.asked[:-1:2]])
+    assert torch.allclose(first_halves, 1.2 * grid(EDM(), 9)[:-1], rtol=1e-12)
+
+
 def test_conditions_reach_every_kernel():
     model, cond = Counted(MixtureModel(VP(t_min=1e-3), **MIXTURE)), {"label": torch.tensor([1, 0])}
     for predictor in PREDICTORS:
