@@ -22,7 +22,7 @@ run: install ## train, measure and sample the digits model; leaves outputs/digit
 	$(BIN)/scorefield train run_dir=outputs/digits
 
 test: install ## the default test suite
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
 test-slow: install ## the tests that take longer
 	$(BIN)/python -m pytest -m slow

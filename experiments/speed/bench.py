@@ -225,7 +225,12 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        quiet = ["callbacks=none", "~callbacks.checkpoint", "callbacks.log.every=1000000", "+trainer.limit_val_batches=0"]
+        quiet = [
+            "callbacks=none",
+            "~callbacks.checkpoint",
+            "callbacks.log.every=1000000",
+            "+trainer.limit_val_batches=0",
+        ]
         quiet += ["+trainer.enable_checkpointing=false", f"trainer={asked.trainer}", f"steps={asked.steps}"]
         config = compose_digits(folder, *quiet)
         trained, parts = training(config, asked.repeats)
