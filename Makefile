@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench clean
+.PHONY: help install run test test-slow lint format smoke bench stress clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -46,6 +46,9 @@ smoke: install ## one training step and every evaluation of each digits and toy 
 
 bench: install ## what sampler, trainer and likelihood cost beside the network alone
 	$(BIN)/python experiments/speed/bench.py
+
+stress: install ## kill runs at random moments, resume them, compare bit for bit (long)
+	$(BIN)/python experiments/stress/stress.py
 
 clean: ## remove caches and build files; keeps outputs and .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
