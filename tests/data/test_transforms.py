@@ -23,6 +23,9 @@ from scorefield.noise import IndexedNoise, StreamNoise
 class Cubic(Transform):
     """y = x^3, whose determinant depends on the point."""
 
+    def __repr__(self):
+        return "Cubic()"
+
     def forward(self, x):
         return x**3
 
