@@ -7,6 +7,6 @@ declare_missing_operators()
 
 
 @pytest.fixture(autouse=True)
-def _float32(_one_thread_float64):
+def _float32(_float64):
     """Runs are trained in the precision that the command line has."""
     torch.set_default_dtype(torch.float32)
