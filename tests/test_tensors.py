@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scorefield.tensors import event_dot, event_mean, event_norm, event_rms, event_size, event_sum, per_sample
+from scorefield.tensors import event_dot, event_mean, event_norm, event_size, event_sum, per_sample
 
 SHAPES = [(5, 2), (4, 1, 8, 8), (3, 3, 4, 4), (1, 7), (0, 2)]
 
@@ -16,7 +16,6 @@ def test_each_sample_is_treated_by_itself(shape, dtype):
         event_sum: [a.sum() for a in x],
         event_mean: [a.mean() for a in x],
         event_norm: [(a * a).sum().sqrt() for a in x],
-        event_rms: [(a * a).mean().sqrt() for a in x],
     }
     eps = 10 * torch.finfo(dtype).eps  # sums of at most 64 numbers of order one
     for function, values in singles.items():

@@ -33,11 +33,6 @@ def event_norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x.flatten(1), dim=1)
 
 
-def event_rms(x: Tensor) -> Tensor:
-    """Root mean square of each sample: (B, *event) -> (B,)."""
-    return event_mean(x.square()).sqrt()
-
-
 def event_size(x: Tensor) -> int:
     """Number of dimensions of one sample, d."""
     return x[0].numel()

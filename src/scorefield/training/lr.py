@@ -24,8 +24,3 @@ def warmup_cosine(optimizer: Optimizer, warmup: float, steps: int) -> LambdaLR:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / (steps - rise))))
 
     return LambdaLR(optimizer, factor)
-
-
-def warmup_constant(optimizer: Optimizer, warmup: int) -> LambdaLR:
-    """Linear from 0 over ``warmup`` steps, then constant."""
-    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / (warmup + 1)))
