@@ -19,6 +19,17 @@ Field = Callable[[Tensor], Tensor]
 Probe = Callable[[Tensor, Noise], Tensor]  # samples x (B, *event) -> one probe for each, with E[v v^T] = I
 
 
+def pull_backs(function: Field, x: Tensor, blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The field's value at x and the rows v^T J for each probe v: one forward pass, one backward pass per probe.
+
+    Args, conditions and errors are those of `quadratic_forms`.
+
+    Returns:
+        value (B, *event) and the rows of all blocks (k, B, *event).
+    """
+    return _along(function, x, blocks, lambda row, v: row)
+
+
 def quadratic_forms(function: Field, x: Tensor, blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """The field's value at x and v . J v for each probe v: one forward pass, one backward pass per probe.
 
@@ -36,6 +47,13 @@ def quadratic_forms(function: Field, x: Tensor, blocks: Iterable[Tensor]) -> tup
     Raises:
         ValueError: if the field's value carries no gradient.
     """
+    return _along(function, x, blocks, lambda row, v: (row * v).flatten(2).sum(2))
+
+
+def _along(
+    function: Field, x: Tensor, blocks: Iterable[Tensor], keep: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The field's value, and what ``keep`` makes of each block of rows v^T J and its probes."""
     differentiable = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         # Tensors made in inference mode cannot enter a graph, copies of them can.
@@ -46,11 +64,11 @@ def quadratic_forms(function: Field, x: Tensor, blocks: Iterable[Tensor]) -> tup
                 "the field's value carries no gradient with respect to x, so it has no divergence; remove no_grad, "
                 "inference_mode and detach from the field"
             )
-        forms = []
+        kept = []
         for block in blocks:
             probes = block.clone() if block.is_inference() else block
-            forms.append((_pull_back(value, at, probes, differentiable) * probes).flatten(2).sum(2))
-        total = torch.cat(forms)
+            kept.append(keep(_pull_back(value, at, probes, differentiable), probes))
+        total = torch.cat(kept)
     return (value, total) if differentiable else (value.detach(), total.detach())
 
 
@@ -61,6 +79,20 @@ def _pull_back(value: Tensor, x: Tensor, probes: Tensor, create_graph: bool) -> 
         return row[None]
     (rows,) = torch.autograd.grad(value, x, probes, retain_graph=True, create_graph=create_graph, is_grads_batched=True)
     return rows
+
+
+def basis(x: Tensor, chunk: int | None = None) -> Iterator[Tensor]:
+    """The d basis vectors, the same for every sample, in blocks (chunk, B, *event); one block exists at a time.
+
+    Args:
+        x: (B, *event).
+        chunk: vectors in a block, >= 1; None puts all into one.
+    """
+    d = event_size(x)
+    for first in range(0, d, chunk or d):
+        hot = torch.arange(first, min(first + (chunk or d), d), device=x.device)
+        block = torch.nn.functional.one_hot(hot, d).to(x.dtype)
+        yield block.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 class Divergence(ABC):
@@ -105,16 +137,8 @@ class Exact(Divergence):
         return x.new_empty(0, *x.shape)
 
     def along(self, function: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
-        value, forms = quadratic_forms(function, x, self._basis(x))
+        value, forms = quadratic_forms(function, x, basis(x, self.chunk))
         return value, forms.sum(0)
-
-    def _basis(self, x: Tensor) -> Iterator[Tensor]:
-        """Basis vectors, the same for every sample; one block exists at a time."""
-        d = event_size(x)
-        for first in range(0, d, self.chunk or d):
-            hot = torch.arange(first, min(first + (self.chunk or d), d), device=x.device)
-            block = torch.nn.functional.one_hot(hot, d).to(x.dtype)
-            yield block.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,30 @@ class Karras(Target):
         return sigma / (self.data_std * scale), -alpha * self.data_std / scale
 
 
+def conversion(native: Target, target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    """A and B of the module's formula: ``target`` is A x_t + B F where F predicts ``native``; both (B,), like t.
+
+    Raises:
+        ValueError: if F does not determine ``target`` at one of the times.
+    """
+    if target == native:
+        return torch.zeros_like(t), torch.ones_like(t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    p, q = native.coefficients(schedule, t)
+    p_new, q_new = target.coefficients(schedule, t)
+    delta = alpha * q - sigma * p
+    from_x = (q * p_new - p * q_new) / delta
+    from_out = (alpha * q_new - sigma * p_new) / delta
+    if not t.is_cuda:  # reading the check back from a GPU would stall every step
+        defined = from_x.isfinite() & from_out.isfinite()
+        if not defined.all():
+            raise ValueError(
+                f"{target} does not follow from a prediction of {native} under {schedule} at "
+                f"t={float(t[~defined][0]):.6g}; keep t inside [t_min, t_max], or predict {target} itself"
+            )
+    return from_x, from_out
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One network call and every view of it.
@@ -118,25 +142,8 @@ class Prediction:
         """
         if target == self.target:
             return self.out
-        from_x, from_out = self._combination(target)
-        return per_sample(from_x, self.x) * self.x + per_sample(from_out, self.x) * self.out
-
-    def _combination(self, target: Target) -> tuple[Tensor, Tensor]:
-        """A and B of the module's formula, computed in the precision of the times."""
-        alpha, sigma = self.schedule.alpha(self.t), self.schedule.sigma(self.t)
-        p, q = self.target.coefficients(self.schedule, self.t)
-        p_new, q_new = target.coefficients(self.schedule, self.t)
-        delta = alpha * q - sigma * p
-        from_x = (q * p_new - p * q_new) / delta
-        from_out = (alpha * q_new - sigma * p_new) / delta
-        if not self.t.is_cuda:  # reading the check back from a GPU would stall every step
-            defined = from_x.isfinite() & from_out.isfinite()
-            if not defined.all():
-                raise ValueError(
-                    f"{target} does not follow from a prediction of {self.target} under {self.schedule} at "
-                    f"t={float(self.t[~defined][0]):.6g}; keep t inside [t_min, t_max], or predict {target} itself"
-                )
-        return from_x.to(self.x), from_out.to(self.x)
+        from_x, from_out = conversion(self.target, target, self.schedule, self.t)
+        return per_sample(from_x.to(self.x), self.x) * self.x + per_sample(from_out.to(self.x), self.x) * self.out
 
     @property
     def data(self) -> Tensor:

@@ -122,15 +122,22 @@ class Schedule(ABC):
 class Constant(Schedule):
     """One noise level at all times: alpha = 1, sigma constant; sigma = 0 is the clean density.
 
+    No noise leads to the prior here: chains of a Markov chain Monte Carlo sampler start from it, and whether they
+    forget it is theirs to show.
+
     Args:
         sigma: noise level, >= 0, in units of the data.
+        start: standard deviation of the Gaussian from which chains start, > 0, in units of the data.
     """
 
-    def __init__(self, sigma: float = 0.0) -> None:
+    def __init__(self, sigma: float = 0.0, start: float = 1.0) -> None:
         if sigma < 0:
             raise ValueError(f"sigma={sigma} is a standard deviation and must not be negative")
+        if start <= 0:
+            raise ValueError(f"start={start} is the standard deviation of the chains' start and must be positive")
         super().__init__(t_min=0.0, t_max=1.0)
         self.level = sigma
+        self.start = start
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -145,6 +152,10 @@ class Constant(Schedule):
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), torch.zeros_like(t)
+
+    @property
+    def prior_std(self) -> float:
+        return self.start
 
 
 class VE(Schedule):

@@ -1,6 +1,15 @@
 from scorefield.kernels.base import Kernel, State, Stay
 from scorefield.kernels.deterministic import Euler, Heun
-from scorefield.kernels.langevin import BatchSignalToNoise, FixedStep, Langevin, SigmaStep, SignalToNoise, StepSize
+from scorefield.kernels.langevin import (
+    BatchSignalToNoise,
+    FixedStep,
+    Langevin,
+    SigmaStep,
+    SignalToNoise,
+    StepSize,
+    TemperedLangevin,
+)
+from scorefield.kernels.metropolis import Mala, acceptance
 from scorefield.kernels.reverse_sde import Ancestral, EulerMaruyama, ReverseDiffusion
 
 __all__ = [
@@ -12,10 +21,13 @@ __all__ = [
     "Heun",
     "Kernel",
     "Langevin",
+    "Mala",
     "ReverseDiffusion",
     "SigmaStep",
     "SignalToNoise",
     "State",
     "Stay",
     "StepSize",
+    "TemperedLangevin",
+    "acceptance",
 ]

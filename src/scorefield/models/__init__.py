@@ -1,10 +1,14 @@
 from scorefield.models.base import Cond, ScoreModel
+from scorefield.models.density import DensityModel
+from scorefield.models.energy import EnergyModel
 from scorefield.models.mixture import MixtureModel
 from scorefield.models.network import NetworkModel
 from scorefield.models.parametrization import LogRatio, One, Parametrization, PerTime, Sigma, Time, UnitVariance
 
 __all__ = [
     "Cond",
+    "DensityModel",
+    "EnergyModel",
     "LogRatio",
     "MixtureModel",
     "NetworkModel",

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scorefield.models.base import Cond, ScoreModel
+from scorefield.models.base import Cond
+from scorefield.models.density import DensityModel
 from scorefield.noise import Noise
 from scorefield.prediction import Prediction, Score
 from scorefield.schedules import Schedule
 
 
-class MixtureModel(ScoreModel):
+class MixtureModel(DensityModel):
     """sum_k w_k N(mu_k, diag(v_k)), perturbed: x_t ~ sum_k w_k N(alpha mu_k, diag(alpha^2 v_k + sigma^2)).
 
     Density, score, posterior responsibilities and samples are exact at every time, so every sampler and likelihood can
@@ -65,6 +66,10 @@ class MixtureModel(ScoreModel):
     def log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p_t(x), in nats: x (B, *event), t (B,) -> (B,)."""
         return torch.logsumexp(self._components(x, t)[0], 1).to(x.dtype)
+
+    def energy(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Tensor:
+        """-log p_t(x): the constant is known here."""
+        return -self.log_prob(x, t)
 
     def responsibilities(self, x: Tensor, t: Tensor) -> Tensor:
         """Posterior probability of each component given x at time t, (B, K)."""

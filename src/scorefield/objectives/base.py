@@ -25,8 +25,19 @@ class Loss:
 
 
 class Objective(nn.Module, ABC):
-    """A loss of a model on clean data. A module, so that an objective's own state is moved and checkpointed."""
+    """A loss of a model on clean data. A module, so that an objective's own state is moved and checkpointed.
+
+    What differs from process to process (chains that each of them runs) is not a parameter or buffer: it is told by
+    `process_state` and taken back by `load_process_state`, and a checkpoint holds that of every process.
+    """
 
     @abstractmethod
     def forward(self, model: ScoreModel, x: Tensor, cond: Cond | None, noise: Noise) -> Loss:
         """Loss of each clean sample x (B, *event)."""
+
+    def process_state(self) -> dict[str, Tensor]:
+        """What this process alone must find again when it goes on."""
+        return {}
+
+    def load_process_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `process_state` told."""

@@ -1,0 +1,151 @@
+"""Scalar networks for energy-based models.
+
+The heads carry no bias: a constant added to an energy changes no score, so its parameter would never get a gradient
+from a score loss, which distributed training refuses. All activations are smooth, since training an energy's gradient
+takes second derivatives.
+
+Both networks may tilt a Gaussian, p(x) prop. to exp(-U(x)) N(x; 0, std^2 I) (Xie et al. 2016, eq. 1): the quadratic
+makes the density normalisable wherever the network has seen no data.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scorefield.nets.embeddings import Conditioning, LabelEmbedding
+from scorefield.nets.layers import Downsample, ResidualBlock, group_norm
+from scorefield.nets.mlp import ResidualLayer
+from scorefield.tensors import event_sum
+
+
+class EnergyMLP(nn.Module):
+    """The residual multilayer perceptron of `MLP` with a scalar head.
+
+    Args:
+        shape: shape of one sample.
+        width: length of the hidden vectors.
+        depth: number of residual layers, of two linear maps each.
+        embedding: features of the noise label.
+        classes: number of classes, or None for a network without.
+        reference_std: standard deviation of the tilted Gaussian, > 0, in units of the network's input; None for none.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int,
+        depth: int,
+        embedding: LabelEmbedding,
+        classes: int | None = None,
+        reference_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.reference_std = _positive(reference_std)
+        if not all(n > 0 for n in shape):
+            raise ValueError(f"shape={tuple(shape)} must hold positive sizes")
+        if width < 1 or depth < 1:
+            raise ValueError(f"width={width} and depth={depth} must be positive")
+        self.shape = tuple(shape)
+        self.conditioning = Conditioning(embedding, width, classes)
+        self.enter = nn.Linear(math.prod(self.shape), width)
+        self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
+        self.leave = nn.Linear(width, 1, bias=False)
+
+    def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, *shape), label (B,), class_labels (B,) int64 or None -> (B,)."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"x has events of shape {tuple(x.shape[1:])}, but this EnergyMLP was built for {self.shape}"
+            )
+        c = self.conditioning(label, class_labels)
+        h = self.enter(x.flatten(1))
+        for layer in self.layers:
+            h = layer(h, c)
+        # No norm before the head: the energy of a normalisable density grows without bound.
+        return self.leave(F.softplus(h)).squeeze(1) + _reference_energy(x, self.reference_std)
+
+
+class _Blocks(nn.Module):
+    """Residual blocks one after the other."""
+
+    def __init__(self, blocks: Sequence[ResidualBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, c)
+        return x
+
+
+class EnergyConv(nn.Module):
+    """Residual blocks at a ladder of resolutions, each half the one before, summed over positions into a scalar.
+
+    Args:
+        shape: (C, H, W) of one image; any size that can be halved len(multipliers) - 1 times.
+        channels: channels at multiplier 1.
+        multipliers: channels of each level, in units of ``channels``.
+        blocks: residual blocks of each level, > 0.
+        embedding: features of the noise label.
+        condition: length of the vector that conditions the blocks; None takes 4 ``channels``.
+        classes: number of classes, or None for a network without.
+        reference_std: standard deviation of the tilted Gaussian, > 0, in units of the network's input; None for none.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        embedding: LabelEmbedding,
+        condition: int | None = None,
+        classes: int | None = None,
+        reference_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.reference_std = _positive(reference_std)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape={tuple(shape)} must be (channels, height, width), all positive")
+        if channels < 1 or not multipliers or min(multipliers) < 1 or blocks < 1:
+            raise ValueError(
+                f"channels={channels}, multipliers={list(multipliers)} and blocks={blocks} must be positive"
+            )
+        self.shape = tuple(shape)
+        width = 4 * channels if condition is None else condition
+        widths = [channels * m for m in multipliers]
+        self.conditioning = Conditioning(embedding, width, classes)
+        self.enter = nn.Conv2d(self.shape[0], widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            _Blocks([ResidualBlock(here, here, width) for _ in range(blocks)]) for here in widths
+        )
+        self.downs = nn.ModuleList(Downsample(a, b) for a, b in pairwise(widths))
+        self.norm = group_norm(widths[-1])
+        self.leave = nn.Linear(widths[-1], 1, bias=False)
+
+    def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), label (B,), class_labels (B,) int64 or None -> (B,)."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"x has events of shape {tuple(x.shape[1:])}, but this EnergyConv was built for {self.shape}"
+            )
+        c = self.conditioning(label, class_labels)
+        h = self.enter(x)
+        h = self.levels[0](h, c)
+        for down, level in zip(self.downs, list(self.levels)[1:], strict=True):
+            h = level(down(h), c)
+        return self.leave(F.silu(self.norm(h)).sum((2, 3))).squeeze(1) + _reference_energy(x, self.reference_std)
+
+
+def _positive(reference_std: float | None) -> float | None:
+    if reference_std is not None and reference_std <= 0:
+        raise ValueError(f"reference_std={reference_std} must be positive, or None for no Gaussian")
+    return reference_std
+
+
+def _reference_energy(x: Tensor, std: float | None) -> Tensor:
+    """Energy of the Gaussian that is tilted, (B,)."""
+    return x.new_zeros(len(x)) if std is None else event_sum((x / std).square()) / 2
