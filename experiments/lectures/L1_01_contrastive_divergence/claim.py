@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lecture.draws import exact_samples
 from lecture.fitting import newton
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     found = {}
     for k, n in zip(settings.chain_steps, settings.samples, strict=True):
         noise = StreamNoise(settings.seed, "L1.1", k)
-        x = truth.sample_like(torch.empty(n, 1, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), noise)
+        x = exact_samples(truth, n, noise)
         objective = ContrastiveDivergence(Langevin(FixedStep(settings.epsilon)), k)
         (gradient,) = torch.autograd.grad(objective(model, x, None, noise).per_sample.mean(), net.theta)
         # Minus the log-likelihood theta E x^2 / 2 - ln(theta) / 2 at the true second moment.
