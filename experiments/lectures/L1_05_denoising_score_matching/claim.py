@@ -45,7 +45,7 @@ def models(settings: Settings) -> dict[str, ScoreModel]:
     return {
         **{name: MixtureModel(schedule, [1.0], [mean], [variance]) for name, (mean, variance) in at.items()},
         "mixture": MixtureModel(schedule, [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.5, 0.5]),
-        "score network": NetworkModel(MLP(shape, settings.width, 1, Fourier(8)), schedule, Parametrization.edm(1.0)),
+        "score network": NetworkModel(MLP(shape, settings.width, 1, Fourier(8)), schedule, Parametrization.edm(0.5)),
         "energy": EnergyModel(
             EnergyMLP(shape, settings.width, 1, Fourier(8)), schedule, Parametrization(target=Score())
         ),

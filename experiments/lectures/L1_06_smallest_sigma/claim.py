@@ -88,7 +88,9 @@ def draw(settings: Settings, found: dict[float, tuple[float, float]], best: floa
         ):
             axes.plot(sigma, curve, color=PALETTE[i], label=f"{name}, closed form")
             points = measured.sum(1) if points is None else points
-            axes.plot(at, points, "o", color=PALETTE[i], markersize=4)
+            # Below its own sampling error a measured bias says nothing.
+            seen = points > (3 * measured[:, 1] / settings.repeats if name == "bias²" else 0)
+            axes.plot(at[seen], points[seen], "o", color=PALETTE[i], markersize=4)
         axes.plot([], [], "o", color="0.4", markersize=4, label="measured")
         axes.axvline(best, color="0.6", linestyle=(0, (4, 3)), linewidth=1)
         axes.set(xscale="log", yscale="log", ylim=(1e-5, 30))
@@ -96,4 +98,4 @@ def draw(settings: Settings, found: dict[float, tuple[float, float]], best: floa
         plain_ticks(axes.xaxis)
         plain_ticks(axes.yaxis)
         axes.set_title(f"Best at σ = {best:.3f}; σ = {settings.smallest:g} is {ratio:.0f} times worse")
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 0.02))
+        axes.legend(loc="upper right")

@@ -94,7 +94,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
 
 def draw(settings: Settings, losses: Losses, at: dict[str, float], figure: Path) -> None:
     """The losses against the slope, each with its minimum."""
-    theta = np.linspace(settings.slopes[0], settings.slopes[-1], 61)
+    theta = np.linspace(settings.slopes[0] - 0.8, settings.slopes[-1] + 0.8, 61)
     named = {
         "denoising": losses.denoising,
         "explicit, on the perturbed density": losses.explicit,
@@ -106,9 +106,8 @@ def draw(settings: Settings, losses: Losses, at: dict[str, float], figure: Path)
             values = [float(loss(LinearScore(losses.schedule, float(each))).detach()) for each in theta]
             axes.plot(theta, values, color=PALETTE[i], label=name)
             axes.plot(best, float(loss(LinearScore(losses.schedule, best)).detach()), "o", color=PALETTE[i])
-        axes.axvline(
-            1 / settings.std**2, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label="the clean score's slope"
-        )
-        axes.set(xlabel="slope θ of the model s(x) = −θx", ylabel="loss in 1 / length²", ylim=(-0.8, 3.2))
+        clean, dashes = 1 / settings.std**2, (0, (4, 3))
+        axes.axvline(clean, color=MUTED, linestyle=dashes, linewidth=1, ymax=0.62, label="the clean score's slope")
+        axes.set(xlabel="slope θ of the model s(x) = −θx", ylabel="loss in 1 / length²", ylim=(-0.8, 4.4))
         axes.set_title(f"All are minimised at θ = {best:.3f} = 1/(1 + σ²), not at 1")
-        axes.legend(loc="upper right", ncols=2)
+        axes.legend(loc="upper right")
