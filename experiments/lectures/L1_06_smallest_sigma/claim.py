@@ -98,4 +98,4 @@ def draw(settings: Settings, found: dict[float, tuple[float, float]], best: floa
         plain_ticks(axes.xaxis)
         plain_ticks(axes.yaxis)
         axes.set_title(f"Best at σ = {best:.3f}; σ = {settings.smallest:g} is {ratio:.0f} times worse")
-        axes.legend(loc="upper right")
+        axes.legend(loc="lower left")

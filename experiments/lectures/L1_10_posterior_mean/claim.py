@@ -67,7 +67,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
         "|posterior mean - quadrature|, line": float(line.abs().max()),
         "|posterior mean - quadrature|, plane": float((posterior_mean(plane, z, times(z)) - plane_mean).abs().max()),
         "|posterior covariance - quadrature|, plane": float(
-            (posterior_covariance(plane, z, times(z)) - plane_covariance).abs().max()
+            (posterior_covariance(plane, z, times(z)) - plane_covariance).detach().abs().max()
         ),
     }
 

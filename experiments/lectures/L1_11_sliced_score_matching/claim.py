@@ -98,7 +98,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     """Count, time and project."""
     calls, seconds = zip(*(costs(settings, d) for d in settings.dimensions), strict=True)
     time_of = {name: [each[name] for each in seconds] for name in OBJECTIVES}
-    sliced_calls = {each["sliced"] for each in calls}
+    exact_calls, sliced_calls = [each["exact"] for each in calls], [each["sliced"] for each in calls]
     at_64 = seconds[settings.dimensions.index(64)]
     a = matrix(settings)
     forms = {
@@ -106,18 +106,16 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
         for name, probe in (("Rademacher", Rademacher()), ("Gaussian", Gaussian()))
     }
     found = {
-        **{
-            f"autograd calls, exact, d = {d}": each["exact"] for d, each in zip(settings.dimensions, calls, strict=True)
-        },
+        **{f"autograd calls, exact, d = {d}": count for d, count in zip(settings.dimensions, exact_calls, strict=True)},
         # one number where all dimensions agree, and none of them where not
-        "autograd calls, sliced, any d": sliced_calls.pop() if len(sliced_calls) == 1 else float("nan"),
+        "autograd calls, sliced, any d": sliced_calls[0] if len(set(sliced_calls)) == 1 else float("nan"),
         "slope of log time against log d, exact": slope(settings.dimensions, time_of["exact"]),
         "slope of log time against log d, sliced": slope(settings.dimensions, time_of["sliced"]),
         "time sliced / time denoising, d = 64": at_64["sliced"] / at_64["denoising"],
         **{f"variance of {name} projections": float(values.var()) for name, values in forms.items()},
         "time exact / time sliced at the largest d": time_of["exact"][-1] / time_of["sliced"][-1],
     }
-    draw(settings, [each["exact"] for each in calls], [each["sliced"] for each in calls], time_of, forms, a, figure)
+    draw(settings, exact_calls, sliced_calls, time_of, forms, a, figure)
     return found
 
 
