@@ -12,12 +12,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from torch import Tensor
 
-from scorefield.records.style import INK, MUTED, PALETTE, RULE, STYLE, sheet
+from scorefield.records.style import INK, MUTED, PALETTE, RULE, STYLE, plain_ticks, sheet
 
 Array = Tensor | np.ndarray
 Series = Mapping[str, tuple[Array, Array]]
@@ -29,14 +27,6 @@ _LOG_SPAN = 10.0  # positive values spanning more than this ratio are read bette
 def _array(values: Array) -> np.ndarray:
     plain = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.asarray(plain, dtype=np.float64)
-
-
-def _plain_ticks(axis: Axis) -> None:
-    """Let the ticks of a logarithmic axis read 0.01, 0.1, 1, 10; powers of ten would need mathematical type."""
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _spans_decades(values: np.ndarray) -> bool:
@@ -133,7 +123,7 @@ def _draw_curves(axes: Axes, series: Series, x_label: str, y_label: str, referen
     heights = [y for _, y in lines.values()] + [np.array(list(references.values()))]
     if _spans_decades(np.concatenate(heights)):
         axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
+        plain_ticks(axes.yaxis)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(False, axis="x")
@@ -204,10 +194,10 @@ def loss_by_noise(
         axes.fill_between(levels, bottom, top, color=PALETTE[0], alpha=0.18, linewidth=0, label=band or None)
         axes.plot(levels, centre, color=PALETTE[0], marker="o", markersize=3, label="mean")
         axes.set_xscale("log")
-        _plain_ticks(axes.xaxis)
+        plain_ticks(axes.xaxis)
         if _spans_decades(np.concatenate([centre, bottom])):
             axes.set_yscale("log")
-            _plain_ticks(axes.yaxis)
+            plain_ticks(axes.yaxis)
         axes.set_xlabel("noise level σ")
         axes.set_ylabel(label)
         if band:

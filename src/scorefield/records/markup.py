@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,15 @@ def picture(path: Path, caption: str, kind: str) -> str:
     source = f"data:image/{path.suffix[1:]};base64,{data}"
     text = escape(caption)
     return f'<figure class="{kind}"><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A whole page in the one style of all pages, self-contained: nothing is fetched and nothing runs."""
+    style = resources.files("scorefield.records").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(filter(None, parts))
+        + "\n</main>\n</body>\n</html>\n"
+    )

@@ -8,7 +8,6 @@ escaped, so a name or a config value cannot become markup.
 import math
 from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import yaml
 
 from scorefield.records.files import write_atomically
 from scorefield.records.journal import Journal
-from scorefield.records.markup import duration, fields, is_number, number, picture, plain, row, section, words
+from scorefield.records.markup import document, duration, fields, is_number, number, picture, plain, row, section, words
 from scorefield.records.result import Result
 from scorefield.records.rundir import RunDir, step_of
 
@@ -59,14 +58,7 @@ def write_report(run_dir: RunDir | Path) -> Path:
         _cost(result),
         _origin(run, result),
     ]
-    style = resources.files("scorefield.records").joinpath("report.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(_titled(name, seed))}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    page = document(_titled(name, seed), body)
     write_atomically(run.report, page.encode())
     return run.report
 
