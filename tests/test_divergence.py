@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
@@ -233,6 +234,47 @@ def test_chunk_bounds_the_memory(chunk, rows):
         Exact(chunk)(torch.sin, x, StreamNoise(0))
     # No tensor exceeds ``rows`` rows of the Jacobian for the batch, and one of that size is needed.
     assert seen.elements == rows * x.numel()
+
+
+class Peak(TorchDispatchMode):
+    """Bytes of all storages alive at once that operations have returned, at their most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, int] = {}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.alive:
+                    self.alive[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.alive.pop, storage._cdata, None)
+        self.bytes = max(self.bytes, sum(self.alive.values()))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["perceptron", "convolutions"])
+def test_exact_divergence_of_an_image_takes_the_memory_of_one_backward_pass(kind):
+    """D = 3072, one row at a time: its peak stays below twice that of value and gradient of one number."""
+    nets = {
+        "perceptron": lambda: nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.SiLU(), nn.Linear(64, 3072)),
+        "convolutions": lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 3, 3, padding=1)),
+    }
+    net, x = nets[kind](), torch.randn(2, 3, 32, 32)
+    with Peak() as one:
+        at = x.clone().requires_grad_()
+        torch.autograd.grad(net(at).flatten(1).sum(), at)
+    with torch.no_grad(), Peak() as all_rows:
+        _, found = Exact(chunk=1)(lambda y: net(y).reshape(y.shape), x, StreamNoise(0))
+    assert one.bytes > x.numel() * x.element_size()
+    assert all_rows.bytes < 2 * one.bytes
+    if kind == "perceptron":  # the divergence is what it should be: sum_ij W2_ij silu'(h_j) W1_ji
+        h = (x.flatten(1) @ net[1].weight.T + net[1].bias).requires_grad_()
+        (slope,) = torch.autograd.grad(nn.functional.silu(h).sum(), h)
+        torch.testing.assert_close(found, slope @ (net[3].weight.T * net[1].weight).sum(1).detach())
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES, ids=repr)

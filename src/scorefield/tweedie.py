@@ -33,9 +33,12 @@ def posterior_covariance(
         t: its time, (B,), with sigma(t) > 0.
         cond: conditions of the samples.
         chunk: rows of the Jacobian computed at once; None takes all d.
+
+    Raises:
+        ValueError: if sigma(t) is 0 for some sample.
     """
-    rows = jacobian(lambda y: model(y, t, cond).data, x, chunk)
-    return _gain(model, x, t)[:, None, None] * rows
+    gain = _gain(model, x, t)
+    return gain[:, None, None] * jacobian(lambda y: model(y, t, cond).data, x, chunk)
 
 
 def posterior_variance(
@@ -55,11 +58,14 @@ def posterior_variance(
         cond: conditions of the samples.
         divergence: exact, or by probes; None takes `Exact`.
         noise: randomness of the probes.
+
+    Raises:
+        ValueError: if sigma(t) is 0 for some sample.
     """
-    exact = Exact() if divergence is None else divergence
-    source = GlobalNoise() if noise is None else noise
-    _, trace = exact(lambda y: model(y, t, cond).data, x, source)
-    return _gain(model, x, t) * trace
+    gain = _gain(model, x, t)
+    way = Exact() if divergence is None else divergence
+    _, trace = way(lambda y: model(y, t, cond).data, x, GlobalNoise() if noise is None else noise)
+    return gain * trace
 
 
 def _gain(model: ScoreModel, x: Tensor, t: Tensor) -> Tensor:

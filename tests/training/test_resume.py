@@ -11,7 +11,7 @@ from scorefield.cli.train import execute
 from scorefield.records.rundir import RunDir
 from tests.training.tiny import checkpoint, differences, digits, fit, journal, plane
 
-STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step", "losses")
+STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step", "told")
 
 
 class InterruptedRunError(RuntimeError):

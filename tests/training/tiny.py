@@ -65,6 +65,25 @@ DIGITS = [
 ]
 
 
+ENERGY = [
+    "experiment=toy_exact_sm",
+    "net.width=8",
+    "net.depth=1",
+    "net.embedding.dim=4",
+    "data.dataset.n_train=500",
+    "data.batch_size=16",
+    "sampler.steps=3",
+    "callbacks.samples.n=8",
+    "callbacks.samples.every=0",
+    "callbacks.log.every=3",
+    "callbacks.checkpoint.every=5",
+    "callbacks.fisher.n=21",
+    "callbacks.total_variation.side=20",
+    "trainer.val_check_interval=4",
+    "steps=8",
+]
+
+
 def compose_config(*overrides: str, name: str = "train") -> dict[str, Any]:
     """The resolved configuration that a command line would give; values below a group may be new ones."""
     overrides = tuple(
@@ -85,6 +104,10 @@ def plane(run_dir: Path, *overrides: str) -> dict[str, Any]:
 
 def digits(run_dir: Path, *overrides: str) -> dict[str, Any]:
     return compose_config(*DIGITS, f"run_dir={run_dir}", *overrides)
+
+
+def energy(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    return compose_config(*ENERGY, f"run_dir={run_dir}", *overrides)
 
 
 def fit(config: dict[str, Any], checkpoint: Path | None = None, *callbacks: Any) -> Parts:

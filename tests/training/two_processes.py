@@ -12,7 +12,7 @@ declare_missing_operators()
 
 import pytorch_lightning as pl  # noqa: E402
 
-from tests.training.tiny import fit, plane  # noqa: E402
+from tests.training.tiny import energy, fit, plane  # noqa: E402
 
 
 class Draws(pl.Callback):
@@ -39,6 +39,7 @@ class Draws(pl.Callback):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
-    config = plane(folder / "run", "trainer=ddp_cpu", "optim=adam", *sys.argv[2:])
+    make = energy if os.environ.get("ENERGY") else plane
+    config = make(folder / "run", "trainer=ddp_cpu", "optim=adam", *sys.argv[2:])
     checkpoint = os.environ.get("RESUME_FROM")
     fit(config, Path(checkpoint) if checkpoint else None, Draws(folder))

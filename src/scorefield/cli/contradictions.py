@@ -16,13 +16,15 @@ from pytorch_lightning.strategies import StrategyRegistry
 from torch import Tensor, nn
 
 from scorefield.cli.compose import nearest
-from scorefield.data import Data
-from scorefield.models import NetworkModel
+from scorefield.data import Data, Mixture
+from scorefield.kernels import Mala, Stay
+from scorefield.models import DensityModel, EnergyModel, NetworkModel, ScoreModel
 from scorefield.noise import StreamNoise
-from scorefield.objectives import Denoising, Objective
+from scorefield.objectives import Denoising, Objective, PersistentContrastiveDivergence
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
-from scorefield.schedules import Schedule
+from scorefield.schedules import Constant, Schedule
+from scorefield.training.callbacks import FisherDivergence, TotalVariation
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -176,6 +178,62 @@ def data_are_described(draft: Draft) -> Iterator[str]:
         yield f"data.classes={declared['classes']}, but {data.name} has {data.classes} classes"
 
 
+def net_answers_the_model(draft: Draft) -> Iterator[str]:
+    """An energy's network returns one number per sample, any other a tensor like its input."""
+    model, shape = draft.parts["model"], draft.config["data"]["shape"]
+    if not isinstance(model, NetworkModel | EnergyModel) or not isinstance(model.net, nn.Module):
+        return
+    # Rehearsed networks lie on the meta device, which knows shapes alone.
+    if any(not tensor.is_meta for tensor in (*model.net.parameters(), *model.net.buffers())):
+        return
+    x = torch.empty(2, *shape, device="meta")
+    try:
+        answer = model.net(x, torch.empty(2, device="meta")).shape
+    except Exception:
+        return  # whatever it cannot take, other checks and its own errors say better
+    if isinstance(model, EnergyModel) and answer != x.shape[:1]:
+        yield (
+            f"model=energy needs a net that returns one number per sample, but {type(model.net).__name__} returns "
+            f"events of shape {list(answer[1:])}; choose net=energy_mlp or energy_conv, or model=network"
+        )
+    if isinstance(model, NetworkModel) and answer != x.shape:
+        yield (
+            f"model=network needs a net that returns events of shape {shape}, but {type(model.net).__name__} returns "
+            f"{list(answer[1:]) or 'one number per sample'}; choose model=energy, or another net"
+        )
+
+
+def densities_are_known(draft: Draft) -> Iterator[str]:
+    """What is compared with the truth has one, and what is normalised or put to a Metropolis test has a density."""
+    data, model = draft.parts["data"]["dataset"], draft.parts["model"]
+    known = not isinstance(model, ScoreModel) or isinstance(model, DensityModel)
+    for name, callback in draft.parts["callbacks"].items():
+        compared = isinstance(callback, FisherDivergence | TotalVariation)
+        if compared and isinstance(data, Data) and not isinstance(data, Mixture):
+            yield (
+                f"callbacks.{name} compares with the truth, and {data.name} has no density in closed form at every "
+                f"noise level; use data=mixture, or callbacks.{name}=null"
+            )
+        if isinstance(callback, TotalVariation) and not known:
+            yield (
+                f"callbacks.{name} normalises a density, and model=network has a score only; use model=energy, or "
+                f"callbacks.{name}=null"
+            )
+        yield from _without_density(getattr(callback, "sampler", None), known, f"callbacks.{name}.sampler")
+
+
+def sampler_has_a_density(draft: Draft) -> Iterator[str]:
+    """The same for the sampler alone."""
+    model = draft.parts["model"]
+    known = not isinstance(model, ScoreModel) or isinstance(model, DensityModel)
+    yield from _without_density(draft.parts["sampler"], known, "sampler")
+
+
+def _without_density(part: Any, known: bool, path: str) -> Iterator[str]:
+    if isinstance(part, Sampler) and isinstance(part.corrector, Mala) and not known:
+        yield f"{path} puts its steps to a Metropolis test, and model=network has a score only; use sampler=langevin"
+
+
 def net_fits_data(draft: Draft) -> Iterator[str]:
     """The network works on the data's shape and knows their classes where it is told them."""
     net, data = draft.config["net"], draft.config["data"]
@@ -219,19 +277,37 @@ class _Echo(nn.Module):
         return x + self.weight + 0 * label[:, None]  # a label that is not finite shows
 
 
+class _EchoEnergy(_Echo):
+    """A scalar network whose gradient is its input."""
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return super().forward(x, label).square().sum(1) / 2
+
+
 def objective_fits_schedule(draft: Draft) -> Iterator[str]:
-    """The schedule has the levels that the objective asks for: one step with a network that answers with its input."""
+    """The schedule has the levels that the objective asks for, and the model what it differentiates: one step of it.
+
+    The step is that of a network that answers with its input.
+    """
     model, objective = draft.parts["model"], draft.parts["objective"]
     if not isinstance(objective, Objective):
         return
     schedule, parametrization = draft.parts["schedule"], draft.parts["parametrization"]
-    if not isinstance(model, NetworkModel) or not isinstance(schedule, Schedule):
+    if not isinstance(model, NetworkModel | EnergyModel) or not isinstance(schedule, Schedule):
         return
-    noise = StreamNoise(0, "check")
+    net = _EchoEnergy() if isinstance(model, EnergyModel) else _Echo()
+    noise, n = StreamNoise(0, "check"), 64
+    if isinstance(objective, PersistentContrastiveDivergence):
+        n, processes = min(n, objective.size), draft.processes
+        share = draft.config["data"]["batch_size"] // (processes or 1)
+        if share > objective.size:
+            yield (
+                f"objective.chains={objective.size} are fewer than the {share} samples of a batch; use at least as many"
+            )
     try:
-        loss = objective(NetworkModel(_Echo(), schedule, parametrization), torch.ones(64, 2), None, noise)
+        loss = objective(type(model)(net, schedule, parametrization), torch.ones(n, 2), None, noise)
     except Exception as error:
-        yield f"objective and schedule do not go together: {error}"
+        yield f"objective, model and schedule do not go together: {error}"
         return
     if not loss.per_sample.isfinite().all():
         t = float(loss.t[~loss.per_sample.isfinite()][0])
@@ -265,8 +341,12 @@ def _off_schedule(part: Any, schedule: Schedule, path: str) -> Iterator[str]:
     """What keeps a sampler or a flow from going from noise to data."""
     if not isinstance(part, Sampler | FlowSampler | ProbabilityFlow):
         return
-    if schedule.prior_std <= float(schedule.sigma(torch.tensor([schedule.t_min]))):
-        yield f"{path} goes from noise to data, but {schedule} has one level only; choose callbacks=none"
+    if isinstance(schedule, Constant):
+        if not isinstance(part, Sampler) or not isinstance(part.predictor, Stay):
+            yield (
+                f"{path} goes from noise to data, but {schedule} has one level only; choose sampler=langevin or mala, "
+                "and callbacks=energy or none"
+            )
     elif isinstance(part, Sampler):
         if part.steps <= _MOST_STEPS:
             yield from (f"{path}: {text}" for text in _wrong_grid(part, schedule))
@@ -340,9 +420,11 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         validation_interval,
         data_are_described,
         net_fits_data,
+        net_answers_the_model,
         optimizer_takes_its_numbers,
         objective_fits_schedule,
         samplers_fit_schedule,
+        densities_are_known,
         quality_knows_the_images,
         evaluations_take_place,
     ),
@@ -352,10 +434,11 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         devices_exist,
         data_are_described,
         samplers_fit_schedule,
+        densities_are_known,
         quality_knows_the_images,
         evaluations_take_place,
     ),
-    "drawing": (sampler_fits_schedule,),
+    "drawing": (sampler_fits_schedule, sampler_has_a_density),
 }
 REMARKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = dict.fromkeys(CHECKS, ()) | {
     "train": (something_is_validated,)

@@ -16,13 +16,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, ResidualBlock, group_norm
-from scorefield.nets.mlp import ResidualLayer
+from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, group_norm
 from scorefield.tensors import event_sum
 
 
+class SmoothLayer(nn.Module):
+    """h + W_2 silu(FiLM(W_1 h, c)): without a norm, whose value turns sharply where h is small.
+
+    Args:
+        width: length of h and c.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.film = FiLM(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, c: Tensor) -> Tensor:
+        """h (B, width), c (B, width) -> (B, width)."""
+        return h + self.outer(F.silu(self.film(self.inner(h), c)))
+
+
 class EnergyMLP(nn.Module):
-    """The residual multilayer perceptron of `MLP` with a scalar head.
+    """A stack of smooth residual layers on the flattened event, with a scalar head.
 
     Args:
         shape: shape of one sample.
@@ -51,7 +68,7 @@ class EnergyMLP(nn.Module):
         self.shape = tuple(shape)
         self.conditioning = Conditioning(embedding, width, classes)
         self.enter = nn.Linear(math.prod(self.shape), width)
-        self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
+        self.layers = nn.ModuleList(SmoothLayer(width) for _ in range(depth))
         self.leave = nn.Linear(width, 1, bias=False)
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
@@ -64,7 +81,6 @@ class EnergyMLP(nn.Module):
         h = self.enter(x.flatten(1))
         for layer in self.layers:
             h = layer(h, c)
-        # No norm before the head: the energy of a normalisable density grows without bound.
         return self.leave(F.softplus(h)).squeeze(1) + _reference_energy(x, self.reference_std)
 
 

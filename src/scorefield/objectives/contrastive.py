@@ -148,4 +148,4 @@ class PersistentContrastiveDivergence(ContrastiveDivergence):
         return {} if self.buffer is None else {"buffer": self.buffer}
 
     def load_process_state(self, state: dict[str, Tensor]) -> None:
-        self.buffer = state.get("buffer")
+        self.buffer = state["buffer"].clone() if "buffer" in state else None  # chains move in place

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.errors import UserError
 from scorefield.models import ScoreModel
 from scorefield.noise import StreamNoise, key_of
 from scorefield.objectives import Loss, Objective
@@ -71,8 +73,27 @@ class ScoreModule(pl.LightningModule):
         self.newest_loss = replace(loss, per_sample=loss.per_sample.detach())
         return {"loss": loss.per_sample.mean(), "per_sample": self.newest_loss.per_sample, "t": loss.t}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = self.objective.process_state()
+        if not own:  # the same on every process: an objective has such a state or not
+            return
+        states: list[Any] = [own]
+        if self.trainer.world_size > 1:
+            states = [None] * self.trainer.world_size
+            dist.all_gather_object(states, {name: tensor.cpu() for name, tensor in own.items()})
+        checkpoint["processes"] = states
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._loaded_step = checkpoint["global_step"]
+        states = checkpoint.get("processes")
+        if states is None or not self.trainer.training:
+            return
+        if len(states) != self.trainer.world_size:
+            raise UserError(
+                f"the checkpoint holds the chains of {len(states)} processes, and this run has "
+                f"{self.trainer.world_size}; go on with trainer.devices={len(states)} on one machine, or start anew"
+            )
+        self.objective.load_process_state(states[self.global_rank])
 
     @property
     def steps_done(self) -> int:

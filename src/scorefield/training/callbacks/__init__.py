@@ -1,4 +1,5 @@
 from scorefield.training.callbacks.checkpoint import Checkpoint
+from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
 from scorefield.training.callbacks.likelihood import BitsPerDim
@@ -7,11 +8,15 @@ from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
 from scorefield.training.callbacks.quality import SampleQuality
 from scorefield.training.callbacks.samples import SampleGrid
+from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
     "BitsPerDim",
     "Checkpoint",
+    "DivergedError",
+    "EnergyGapGuard",
     "Evaluator",
+    "FisherDivergence",
     "LossByNoise",
     "NonFiniteError",
     "Occasion",
@@ -20,5 +25,6 @@ __all__ = [
     "SampleQuality",
     "SkipNonFinite",
     "StopOnNonFinite",
+    "TotalVariation",
     "TrainingLog",
 ]

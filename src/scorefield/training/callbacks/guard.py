@@ -152,7 +152,7 @@ class StopOnNonFinite(NonFiniteGuard):
     """Ends the run at the first loss or gradient that is not finite; the last checkpoint stays as it is."""
 
     def refuse(self, trainer: pl.Trainer, optimizer: Optimizer | None, message: str) -> None:
-        _stop(trainer, message)
+        end_run(trainer, NonFiniteError(message))
 
 
 class SkipNonFinite(NonFiniteGuard):
@@ -176,7 +176,7 @@ class SkipNonFinite(NonFiniteGuard):
         self.skipped += 1
         assert optimizer is not None, "with every=1 each batch is judged before its step"
         if self.skipped > self.limit:
-            _stop(trainer, f"{message}\n  limit={self.limit} steps have been left out already")
+            end_run(trainer, NonFiniteError(f"{message}\n  limit={self.limit} steps have been left out already"))
         _say(f"{message}\n  this step is left out, number {self.skipped} of at most {self.limit}")
         optimizer.zero_grad(set_to_none=True)  # an optimiser passes over parameters without gradient
         images = trainer.global_step * trainer.accumulate_grad_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
@@ -194,11 +194,12 @@ def _say(message: str) -> None:
     print(f"scorefield: {message}", file=sys.stderr, flush=True)
 
 
-def _stop(trainer: pl.Trainer, message: str) -> NoReturn:
+def end_run(trainer: pl.Trainer, error: NumericalError) -> NoReturn:
+    """End the run with an error that all processes have agreed on; the first of them tells it."""
     # The first process watches the others, and would be killed if one ended with an error before it has.
     if not trainer.is_global_zero:
         raise SystemExit(0)
-    raise NonFiniteError(message)
+    raise error
 
 
 def _describe(bad: _Watched) -> str:

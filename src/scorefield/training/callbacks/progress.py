@@ -15,7 +15,7 @@ from scorefield.training.module import ScoreModule
 
 
 class TrainingLog(pl.Callback):
-    """Journals the mean loss, learning rate and speed every ``every`` steps, and shows progress.
+    """Journals the mean loss with whatever the objective tells, learning rate and speed, and shows progress.
 
     On a terminal a bar; elsewhere one plain line per journal entry.
 
@@ -27,7 +27,7 @@ class TrainingLog(pl.Callback):
         if every < 1:
             raise ValueError(f"every={every} must be at least 1")
         self.every = every
-        self._losses: list[Tensor] = []
+        self._told: dict[str, list[Tensor]] = {}  # batch means since the last entry: the loss, and Loss.log by name
         self._since = (0.0, 0)  # when the clock of the speed was started, and at which step
         self._bar: Progress | None = None
         self._task: Any = None
@@ -56,7 +56,9 @@ class TrainingLog(pl.Callback):
             self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._losses.append(outputs["per_sample"].mean())  # Lightning divides "loss" by the accumulated batches
+        newest = pl_module.newest_loss  # Lightning divides its own "loss" by the accumulated batches
+        for name, values in {"loss": newest.per_sample, **newest.log}.items():
+            self._told.setdefault(name, []).append(values.detach().mean())
         step = trainer.global_step
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
@@ -65,30 +67,31 @@ class TrainingLog(pl.Callback):
         self._entry(trainer, pl_module, step)
 
     def _entry(self, trainer: pl.Trainer, module: ScoreModule, step: int) -> None:
-        losses = self._over_processes(trainer)
-        self._losses = []
+        told = self._over_processes(trainer)
+        self._told = {}
         # Of steps that were left out the guard tells. This is the only read-back from the device, once per entry.
-        mean = float(losses.where(losses.isfinite(), torch.nan).nanmean())
+        means = {name: float(values.where(values.isfinite(), torch.nan).nanmean()) for name, values in told.items()}
         since, first = self._since
         self._restart_clock(trainer)
         rate = (step - first) / (self._since[0] - since)
         images = step * trainer.accumulate_grad_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
         lr = float(trainer.optimizers[0].param_groups[0]["lr"])
-        log_values(trainer, "train", images, {"loss": mean, "lr": lr, "steps_per_second": round(rate, 3)})
-        self._show(trainer, f"step {step}  loss {mean:.4f}  {rate:.1f} steps/s")
+        log_values(trainer, "train", images, {**means, "lr": lr, "steps_per_second": round(rate, 3)})
+        self._show(trainer, f"step {step}  loss {means['loss']:.4f}  {rate:.1f} steps/s")
 
-    def _over_processes(self, trainer: pl.Trainer) -> Tensor:
-        """The losses since the last entry, each the mean over all processes; all of them call this together."""
-        losses = torch.stack(self._losses) if self._losses else torch.empty(0, device=trainer.strategy.root_device)
-        return trainer.strategy.reduce(losses, reduce_op="mean")
+    def _over_processes(self, trainer: pl.Trainer) -> dict[str, Tensor]:
+        """What was told since the last entry, the mean over all processes; all of them call this together."""
+        stacked = {name: torch.stack(values) for name, values in self._told.items()}
+        return {name: trainer.strategy.reduce(values, reduce_op="mean") for name, values in stacked.items()}
 
-    # Losses that wait for their entry go into the checkpoint, so that a resumed run journals the same mean.
+    # What waits for its entry goes into the checkpoint, so that a resumed run journals the same means.
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["losses"] = self._over_processes(trainer)
+        checkpoint["told"] = self._over_processes(trainer)
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._losses = list(checkpoint["losses"].to(trainer.strategy.root_device))
+        device = trainer.strategy.root_device
+        self._told = {name: list(values.to(device)) for name, values in checkpoint.get("told", {}).items()}
 
     @rank_zero_only
     def _show(self, trainer: pl.Trainer, status: str) -> None:

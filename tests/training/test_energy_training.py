@@ -1,0 +1,85 @@
+"""Energies in training: two processes make one run, chains survive an interruption, a diverging run is ended."""
+
+import pytest
+import torch
+
+from scorefield.cli.runs import UserError, build
+from scorefield.errors import NumericalError
+from scorefield.objectives import PersistentContrastiveDivergence
+from scorefield.records.rundir import RunDir
+from tests.training.test_resume import InterruptedRunError, Interruption, same_run
+from tests.training.test_two_processes import launch
+from tests.training.tiny import checkpoint, differences, energy, fit, journal
+
+PERSISTENT = ["objective=pcd", "objective.chains=40", "objective.k=2", "callbacks.checkpoint.every=3"]
+
+
+def test_two_processes_train_the_energy_of_one(tmp_path):
+    """Exact score matching on clean data draws nothing, so only the order of summation differs; no unused parameter."""
+    launch("tests.training.two_processes", str(tmp_path), "trainer.precision=64-true", ENERGY="1")
+    states = [torch.load(tmp_path / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert differences(states[0]["weights"], states[1]["weights"]) == []
+    parts = fit(energy(tmp_path / "alone", "optim=adam", "trainer.precision=64-true"))
+    for name, weight in parts.module.model.state_dict().items():
+        # float64 sums in another order, amplified by Adam's division by small second moments.
+        assert torch.allclose(states[0]["weights"][name], weight, rtol=1e-6, atol=1e-6), name
+
+
+@pytest.mark.parametrize("step", [4, 7])
+def test_chains_survive_an_interruption(tmp_path, step):
+    fit(energy(tmp_path / "whole", *PERSISTENT))
+    config = energy(tmp_path / "broken", *PERSISTENT)
+    with pytest.raises(InterruptedRunError):
+        fit(config, None, Interruption(step, False))
+    fit(config, RunDir(tmp_path / "broken").checkpoints()[-1])
+    same_run(tmp_path / "whole", tmp_path / "broken")
+    chains = [checkpoint(tmp_path / name)["processes"][0]["buffer"] for name in ("whole", "broken")]
+    assert torch.equal(*chains)
+    assert chains[0].shape == (40, 2)
+
+
+def test_every_process_finds_its_own_chains_again(tmp_path):
+    """Two processes, their chains in one checkpoint; another number of processes is refused."""
+    launch("tests.training.two_processes", str(tmp_path), *PERSISTENT, ENERGY="1")
+    path = RunDir(tmp_path / "run").checkpoints()[-1]
+    states = torch.load(path, weights_only=True)["processes"]
+    assert len(states) == 2
+    assert not torch.isclose(states[0]["buffer"], states[1]["buffer"]).any()
+    with pytest.raises(UserError, match=r"chains of 2 processes, and this run has 1.*trainer.devices=2"):
+        fit(energy(tmp_path / "run", *PERSISTENT, "steps=12"), path)
+
+
+def test_the_journal_tells_energies_and_temperature(tmp_path):
+    fit(energy(tmp_path, *PERSISTENT))
+    lines = [line for line in journal(tmp_path) if line["phase"] == "train"]
+    assert lines
+    for line in lines:
+        assert line["energy_gap"] == pytest.approx(line["energy_data"] - line["energy_chains"], abs=1e-5)
+        assert line["loss"] == pytest.approx(line["energy_gap"], abs=1e-5)  # no penalty
+        assert line["temperature"] == 1.0
+
+
+def test_a_diverging_run_is_ended_with_advice(tmp_path):
+    """Chains that cannot follow: steps of 1e-9 and a learning rate that moves the energy far in each step."""
+    wild = ["objective=pcd", "objective.kernel.step_size.epsilon=1e-9", "optim=adam", "optim.optimizer.lr=3.0"]
+    quick = ["callbacks.energy_gap.every=1", "callbacks.energy_gap.limit=5", "steps=60"]
+    with pytest.raises(NumericalError, match=r"(?s)the mean energy gap .* smaller learning rate \(now 3\)"):
+        fit(energy(tmp_path, *wild, *quick))
+    assert not RunDir(tmp_path).result.exists()
+
+
+def test_a_healthy_run_is_left_alone(tmp_path):
+    parts = fit(energy(tmp_path, *PERSISTENT, "callbacks.energy_gap.every=1"))
+    assert parts.trainer.global_step == 8
+    assert isinstance(parts.module.objective, PersistentContrastiveDivergence)
+
+
+@pytest.mark.parametrize(("batch_size", "other"), [(21, 4)])
+def test_distances_to_the_truth_do_not_depend_on_the_batch(tmp_path, batch_size, other):
+    runs = [build(energy(tmp_path / str(size), f"callbacks.fisher.batch_size={size}")) for size in (batch_size, other)]
+    found = []
+    for parts in runs:
+        parts.trainer.test(parts.module, parts.data, verbose=False)
+        found.append({n: m.value for c in parts.trainer.callbacks for n, m in getattr(c, "metrics", {}).items()})
+    assert found[0]["fisher_divergence"] == pytest.approx(found[1]["fisher_divergence"], rel=1e-6)
+    assert {"fisher_divergence", "total_variation"} <= found[0].keys()
