@@ -1,5 +1,6 @@
 """The minimisers of the denoising and the implicit loss: the score of the perturbed density."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,15 +69,20 @@ class Losses:
         return self.mass @ Implicit().at(model, self.x_t, self.t, self.x.new_empty(0, *self.x.shape)).per_sample
 
 
+def minimiser(loss: Callable[[ScoreModel], Tensor], model: LinearScore) -> float:
+    """The slope at which a loss is least."""
+    return float(newton(lambda: loss(model), model.theta))
+
+
 def measure(settings: Settings, figure: Path) -> dict[str, float]:
     """Constant and minimisers by quadrature, and one minimiser by samples."""
     losses = Losses(settings)
     models = [LinearScore(losses.schedule, theta) for theta in settings.slopes]
     gaps = torch.stack([losses.denoising(m) - losses.explicit(m) for m in models]).detach()
-    at = {}
-    for name, loss in (("denoising", losses.denoising), ("implicit", losses.implicit)):
-        model = LinearScore(losses.schedule, 0.0)
-        at[name] = float(newton(lambda loss=loss, model=model: loss(model), model.theta))
+    at = {
+        "denoising": minimiser(losses.denoising, LinearScore(losses.schedule, 0.0)),
+        "implicit": minimiser(losses.implicit, LinearScore(losses.schedule, 0.0)),
+    }
 
     noise = StreamNoise(settings.seed, "L1.8")
     x = exact_samples(MixtureModel(Constant(), [1.0], [[0.0]], [settings.std**2]), settings.samples, noise)

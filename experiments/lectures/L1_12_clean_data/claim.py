@@ -12,7 +12,7 @@ from scorefield.models import Cond, MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Sliced
 from scorefield.prediction import Prediction, Score
-from scorefield.records.style import MUTED, PALETTE, sheet
+from scorefield.records.style import INK, PALETTE, sheet
 from scorefield.schedules import Constant
 
 
@@ -67,7 +67,7 @@ def draw(settings: Settings, found: dict[str, float], figure: Path) -> None:
             name, model = truth
             one.plot(x, model.log_prob(x, t).exp(), color=PALETTE[i], label=f"{name} density")
             two.plot(x, -slope * x, color=PALETTE[i], label=f"{method}: slope −{slope:.3f}")
-            two.plot(x, model(x, t).score, color=MUTED, linestyle=(0, (1, 2)), label="exact scores" if i else None)
+            two.plot(x, model(x, t).score, color=INK, linestyle=(0, (1, 3)), label="exact scores" if i else None)
         one.set(xlabel="a coordinate of x", ylabel="density", ylim=(0, 0.5))
         one.set_title(f"Data N(0, I), and perturbed with σ = {settings.sigma:g}")
         two.set(xlabel="a coordinate of x", ylabel="score in 1 / length")

@@ -77,6 +77,7 @@ def draw(settings: Settings, models: dict[str, MixtureModel], found: dict[str, l
         one.set(xlabel="x", ylabel="log density in nats")
         two.set(xlabel="x", ylabel="score in 1 / length")
         one.set_title("Two maxima and a minimum")
-        two.set_title(f"Three zeros; the middle one at {found['weights .2 and .8'][1]:.4f} for .2 and .8")
-        one.legend(loc="lower center")
+        moved = -found["weights .2 and .8"][1]
+        two.set_title(f"Three zeros; the middle one at −{moved:.4f} for .2 and .8")
+        one.legend(loc="upper center")
         two.legend(loc="upper right")
