@@ -3,6 +3,7 @@
     python experiments/lectures/run.py                 all claims
     python experiments/lectures/run.py L1.3 L1.5       some of them
     python experiments/lectures/run.py --jobs 2        two at a time, one thread each
+    python experiments/lectures/run.py --seed 1        with other random numbers than the configurations'
     python experiments/lectures/run.py --pages         write the numbers of the configurations into the pages
 
 Leaves verdicts.json, figures/ and index.html in the output folder. Exits with 0 if every number is met, with 1 if one
@@ -93,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="how many claims run at a time (default: 1)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the results (default: {OUTPUT})")
     parser.add_argument("--pages", action="store_true", help="write the configurations' numbers into the pages, no run")
+    parser.add_argument("--seed", type=int, help="seed of every claim, in the place of its configuration's")
     given = parser.parse_args(arguments)
     if given.jobs < 1:
         parser.error(f"--jobs {given.jobs} must be at least 1")
@@ -105,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyError as error:
         print(error.args[0], file=sys.stderr)
         return 2
+    if given.seed is not None:
+        claims = [claim.seeded(given.seed) for claim in claims]
     begun = time.perf_counter()
     outcomes = judged(claims, given.output, given.jobs)
     seconds = time.perf_counter() - begun

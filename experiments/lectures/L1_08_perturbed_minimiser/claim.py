@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from lecture.draws import exact_samples, times
 from lecture.fitting import newton
-from torch import Tensor, nn
+from lecture.networks import LinearScore
+from torch import Tensor
 
 from scorefield.metrics.truth import fisher_divergence
-from scorefield.models import Cond, MixtureModel, ScoreModel
+from scorefield.models import MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Implicit
-from scorefield.prediction import Prediction, Score
+from scorefield.prediction import Score
 from scorefield.records.style import MUTED, PALETTE, sheet
 from scorefield.schedules import Constant
 
@@ -29,17 +30,6 @@ class Settings:
     nodes: int
     samples: int
     seed: int
-
-
-class LinearScore(ScoreModel):
-    """s(x) = -theta x."""
-
-    def __init__(self, schedule: Constant, theta: float) -> None:
-        super().__init__(schedule)
-        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        return Prediction(self.schedule, x, t, -self.theta * x, Score())
 
 
 class Losses:
@@ -80,13 +70,13 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     models = [LinearScore(losses.schedule, theta) for theta in settings.slopes]
     gaps = torch.stack([losses.denoising(m) - losses.explicit(m) for m in models]).detach()
     at = {
-        "denoising": minimiser(losses.denoising, LinearScore(losses.schedule, 0.0)),
-        "implicit": minimiser(losses.implicit, LinearScore(losses.schedule, 0.0)),
+        "denoising": minimiser(losses.denoising, LinearScore(losses.schedule)),
+        "implicit": minimiser(losses.implicit, LinearScore(losses.schedule)),
     }
 
     noise = StreamNoise(settings.seed, "L1.8")
     x = exact_samples(MixtureModel(Constant(), [1.0], [[0.0]], [settings.std**2]), settings.samples, noise)
-    sampled, t, eps = LinearScore(losses.schedule, 0.0), times(x), noise.normal_like(x)
+    sampled, t, eps = LinearScore(losses.schedule), times(x), noise.normal_like(x)
     fitted = newton(lambda: Denoising(view=Score()).at(sampled, x, t, eps).per_sample.mean(), sampled.theta)
     draw(settings, losses, at, figure)
     return {

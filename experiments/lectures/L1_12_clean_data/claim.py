@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from lecture.draws import exact_samples, times
 from lecture.fitting import newton
-from torch import Tensor, nn
+from lecture.networks import LinearScore
 
-from scorefield.models import Cond, MixtureModel, ScoreModel
+from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Sliced
-from scorefield.prediction import Prediction, Score
+from scorefield.prediction import Score
 from scorefield.records.style import INK, PALETTE, sheet
 from scorefield.schedules import Constant
 
@@ -24,17 +24,6 @@ class Settings:
     sigma: float
     samples: int
     seed: int
-
-
-class LinearScore(ScoreModel):
-    """s(x) = -theta x."""
-
-    def __init__(self, schedule: Constant) -> None:
-        super().__init__(schedule)
-        self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        return Prediction(self.schedule, x, t, -self.theta * x, Score())
 
 
 def normal(schedule: Constant, dimension: int = 1) -> MixtureModel:

@@ -32,8 +32,8 @@ class Settings:
 
 
 def share(x: Tensor, model: MixtureModel) -> float:
-    """Fraction of the points that are nearest to the heavier mode."""
-    return float((torch.cdist(x, model.means).argmin(1) == model.weights.argmax()).double().mean())
+    """Fraction of the points that belong to the heavier mode more probably than to the other."""
+    return float((model.responsibilities(x, times(x)).argmax(1) == model.weights.argmax()).double().mean())
 
 
 def measure(settings: Settings, figure: Path) -> dict[str, float]:

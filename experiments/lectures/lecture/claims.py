@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,6 +74,10 @@ class Claim:
         """The text of README.md."""
         return (self.folder / "README.md").read_text(encoding="utf-8")
 
+    def seeded(self, seed: int) -> "Claim":
+        """The same with other random numbers, where it has any."""
+        return replace(self, settings={**self.settings, "seed": seed}) if "seed" in self.settings else self
+
     def measure(self, figure: Path) -> dict[str, float]:
         """Run the experiment, draw its figure, and return the measured values by quantity."""
         module = load_module(by_name(self.experiment).folder)
@@ -99,16 +103,21 @@ def load_module(folder: Path) -> ModuleType:
     return module
 
 
+def name_of(folder: str) -> str:
+    """L1.5 for L1_05_what_it_is_about."""
+    match = _FOLDER.fullmatch(folder)
+    if match is None:
+        raise ValueError(f"{folder} is not the name of a claim's folder, which reads L1_05_what_it_is_about")
+    return f"L{match[1]}.{int(match[2])}{match[3]}"
+
+
 def read(folder: Path) -> Claim:
     """The claim of a folder.
 
     Raises:
         ValueError: if its configuration lacks something, or says something unknown.
     """
-    match = _FOLDER.fullmatch(folder.name)
-    if match is None:
-        raise ValueError(f"{folder.name} is not the name of a claim's folder, which reads L1_05_what_it_is_about")
-    name = f"L{match[1]}.{int(match[2])}{match[3]}"
+    name = name_of(folder.name)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     try:
         return Claim(
