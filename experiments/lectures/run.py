@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 # Networks as small as these run fastest on one thread; read when torch is loaded, by the workers too.
@@ -45,13 +46,26 @@ def alone(claims: Sequence[Claim], output: Path) -> Iterator[Outcome]:
 
 def together(claims: Sequence[Claim], output: Path, jobs: int) -> Iterator[Outcome]:
     """Several claims at a time, each in a process with one thread; outcomes come as they are ready."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+    lost = []
+    with processes(jobs) as pool:
         waiting: dict[Future[Outcome], Claim] = {pool.submit(run, claim, output): claim for claim in claims}
         for future in as_completed(waiting):
-            failure = future.exception()  # the process itself was lost: an error inside a claim is an outcome
-            claim = waiting[future]
-            yield future.result() if failure is None else judge(claim, {}, 0.0, f"its process ended: {failure!r}")
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                lost.append(waiting[future])
+    # When a process dies all claims that were waiting are lost, and whose fault it was is not told: each tries alone.
+    for claim in lost:
+        with processes(1) as pool:
+            try:
+                yield pool.submit(run, claim, output).result()
+            except BrokenProcessPool:
+                yield judge(claim, {}, 0.0, "its process was killed, or ended itself; usual cause: memory")
+
+
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """Fresh processes of one thread each."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def line(outcome: Outcome) -> str:

@@ -6,8 +6,10 @@ import re
 
 import pytest
 import run
+import torch
 from lecture import claims
 from lecture.claims import read, select
+from lecture.fitting import newton
 from lecture.tolerances import Above, Below, Between, Equal, Relative, Within, from_fields
 from lecture.verdicts import judge
 
@@ -94,18 +96,15 @@ def verdicts(path):
     return {line["claim"]: line for line in found}
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_errors_and_misses_are_reported_and_the_others_go_on(fabricated, tmp_path, capsys, jobs, monkeypatch):
+def test_errors_and_misses_are_reported_and_the_others_go_on(fabricated, tmp_path, capsys):
     fabricated("L1_01_met", ONE, "return {'q': 2.4}")
     fabricated("L1_02_missed", ONE, "return {'q': 2.6}")
     fabricated("L1_03_broken", ONE, "raise RuntimeError('no <luck>')")
     fabricated("L1_04_silent", ONE, "return {'another': 2.0}")
     fabricated("L1_05_endless", ONE, "return {'q': float('inf')}")
     fabricated("L1_06_unfit", ONE, "return {'q': 2.0}", settings="{unknown: 1}")
-    if jobs == "2":  # the processes would look for the claims at their real place
-        monkeypatch.setattr(run, "together", lambda chosen, output, jobs: run.alone(chosen, output))
     output = tmp_path / "out"
-    assert run.main(["--jobs", jobs, "--output", str(output)]) == 1
+    assert run.main(["--output", str(output)]) == 1
     found = verdicts(output)
     assert {name: line["met"] for name, line in found.items()} == {f"L1.{i}": i == 1 for i in range(1, 7)}
     assert found["L1.1"] == {
@@ -124,6 +123,14 @@ def test_errors_and_misses_are_reported_and_the_others_go_on(fabricated, tmp_pat
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 
 
+def test_a_claim_that_ends_its_process_is_missed_and_the_others_go_on(fabricated, tmp_path, capsys):
+    fabricated("L1_01_fatal", ONE, "import os; os._exit(1)")
+    fabricated("L1_02_met", ONE, "return {'q': 2.4}")
+    assert run.main(["--jobs", "2", "--output", str(tmp_path / "out")]) == 1
+    assert {name: line["met"] for name, line in verdicts(tmp_path / "out").items()} == {"L1.1": False, "L1.2": True}
+    assert "its process was killed" in capsys.readouterr().out
+
+
 def test_a_claim_that_draws_nothing_is_missed(fabricated, tmp_path):
     fabricated("L1_01_one", ONE, "figure.unlink(); return {'q': 2.0}")
     assert run.main(["--output", str(tmp_path / "out")]) == 1
@@ -135,6 +142,30 @@ def test_all_met_exits_with_zero_and_a_former_figure_goes(fabricated, tmp_path, 
     assert run.main(["L1.1b", "--output", str(tmp_path / "out")]) == 0
     assert verdicts(tmp_path / "out").keys() == {"L1.1b"}
     assert "all 1 claims met" in capsys.readouterr().out
+
+
+def test_another_seed(fabricated, tmp_path):
+    fabricated("L1_01_one", ONE, "return {'q': 2.0 + settings.seed}", settings="{seed: 0}")
+    fabricated("L1_02_other", ONE, "return {'q': 2.0}")
+    assert run.main(["--seed", "5", "--output", str(tmp_path / "out")]) == 1
+    assert {name: line["value"] for name, line in verdicts(tmp_path / "out").items()} == {"L1.1": 7.0, "L1.2": 2.0}
+
+
+def test_links_between_pages_lead_down_the_one_page(fabricated, tmp_path):
+    fabricated("L1_01_one", ONE, "return {'q': 2.0}")
+    page = claims.HOME / "L1_01_one" / "README.md"
+    page.write_text("# A claim\n\nAs [before](../L1_01_one/README.md).\n")
+    assert run.main(["--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert '<a href="#L1.1">before</a>' in text
+    assert '<section id="L1.1">' in text
+
+
+def test_newton_ends_in_the_minimum_of_each_quadratic():
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    at, curvature = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, 4.0]], dtype=torch.float64)
+    found = newton(lambda: (curvature * (parameter - at).square()).sum() + 7, parameter)
+    torch.testing.assert_close(found, at, rtol=1e-14, atol=0)
 
 
 def test_names_that_no_claim_has(fabricated, tmp_path, capsys):

@@ -81,7 +81,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     draw(settings, losses, at, figure)
     return {
         "slope that minimises the denoising loss, quadrature": at["denoising"],
-        "slope that minimises the implicit loss on x̃, quadrature": at["implicit"],
+        "slope that minimises the implicit loss, quadrature": at["implicit"],
         "denoising - explicit, quadrature": float(gaps.mean()),
         "denoising - explicit, spread over slopes": float(gaps.max() - gaps.min()),
         "slope that minimises the denoising loss, samples": float(fitted),

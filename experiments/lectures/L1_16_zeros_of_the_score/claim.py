@@ -59,7 +59,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
         "left zero, equal weights": left,
         "right zero, equal weights": right,
         **{f"zeros of the score, {name}": float(len(points)) for name, points in found.items()},
-        "derivative of the score at the middle zero, equal weights": float(derivative.detach()),
+        "slope of the score at the middle zero, equal weights": float(derivative.detach()),
     }
 
 

@@ -80,7 +80,7 @@ class Claim:
 
     def measure(self, figure: Path) -> dict[str, float]:
         """Run the experiment, draw its figure, and return the measured values by quantity."""
-        module = load_module(by_name(self.experiment).folder)
+        module = load_module(by_name(self.experiment, self.folder.parent).folder)
         measure: Measure = module.measure
         try:
             settings = module.Settings(**self.settings)
@@ -158,24 +158,24 @@ def _check(fields: dict[str, Any]) -> Check:
     return Check(fields["quantity"], expected, tolerance, fields["kind"])
 
 
-def everything() -> list[Claim]:
-    """All claims, in the order of the lectures."""
-    folders = sorted(path for path in HOME.iterdir() if _FOLDER.fullmatch(path.name))
+def everything(home: Path | None = None) -> list[Claim]:
+    """All claims of a folder, in the order of the lectures; None takes this one."""
+    folders = sorted(path for path in (home or HOME).iterdir() if _FOLDER.fullmatch(path.name))
     return [read(folder) for folder in folders]
 
 
-def by_name(name: str) -> Claim:
+def by_name(name: str, home: Path | None = None) -> Claim:
     """The claim of that name."""
-    return select([name])[0]
+    return select([name], home)[0]
 
 
-def select(names: Sequence[str]) -> list[Claim]:
+def select(names: Sequence[str], home: Path | None = None) -> list[Claim]:
     """The claims of those names, all where there are none.
 
     Raises:
         KeyError: if there is no such claim; the message says which comes nearest.
     """
-    claims = {claim.name: claim for claim in everything()}
+    claims = {claim.name: claim for claim in everything(home)}
     for name in names:
         if name not in claims:
             near = difflib.get_close_matches(name, claims, n=1, cutoff=0.4)
