@@ -126,7 +126,7 @@ def test_the_table_of_groups_is_the_conf_folder():
     shown = {group: set(re.findall(r"`(\w+)`", options)) for group, options in rows.items()}
     folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
     there = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
-    single = {"hydra", "model"}  # one file each: nothing to choose
+    single = {"hydra"}  # one file: nothing to choose
     assert all(len(there[group]) == 1 for group in single)
     assert shown == {group: options for group, options in there.items() if group not in single}
 

@@ -180,8 +180,8 @@ MISTAKES = {
         "objective.chains=100 are fewer than the 512 samples of a batch",
     ),
     "vectors for an energy": (
-        ["experiment=toy_cd", "net=mlp"],
-        "model=energy needs a net that returns one number per sample, but MLP returns events of shape [2]",
+        ["experiment=digits_energy", "net=unet_small"],
+        "model=energy needs a net that returns one number per sample, but UNet returns events of shape [1, 8, 8]",
     ),
     "one number for a field": (
         ["experiment=toy_score_sm", "net=energy_mlp"],
@@ -192,7 +192,10 @@ MISTAKES = {
         "callbacks.fisher compares with the truth, and two_moons has no density in closed form",
     ),
     "density of a field": (
-        ["experiment=toy_cd", "model=network", "net=mlp", "objective=exact_sm"],
+        [
+            "experiment=toy_score_sm",
+            "callbacks.total_variation={_target_: scorefield.training.callbacks.TotalVariation, run_dir: x}",
+        ],
         "callbacks.total_variation normalises a density, and model=network has a score only",
     ),
     "Metropolis test of a field": (["experiment=toy_score_sm", "sampler=mala"], "to a Metropolis test"),
