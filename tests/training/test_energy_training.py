@@ -83,3 +83,17 @@ def test_distances_to_the_truth_do_not_depend_on_the_batch(tmp_path, batch_size,
         found.append({n: m.value for c in parts.trainer.callbacks for n, m in getattr(c, "metrics", {}).items()})
     assert found[0]["fisher_divergence"] == pytest.approx(found[1]["fisher_divergence"], rel=1e-6)
     assert {"fisher_divergence", "total_variation"} <= found[0].keys()
+
+
+def test_chains_are_reported_with_their_protocol(tmp_path):
+    """An untrained energy is nearly its Gaussian, which 200 steps of a chain can tell."""
+    long = ["callbacks.chains.draws=200", "callbacks.chains.burn_in=50", "callbacks.chains.chains=6"]
+    parts = build(energy(tmp_path, *long, "callbacks.chains.kernel.step_size.epsilon=1.0"))
+    parts.trainer.test(parts.module, parts.data, verbose=False)
+    found = {n: m for c in parts.trainer.callbacks for n, m in getattr(c, "metrics", {}).items()}
+    assert 1 <= found["effective_sample_size"].value <= 6 * 200
+    assert found["r_hat"].value == max(found["r_hat"].protocol["each"]) < 1.2
+    assert 0 < found["acceptance"].protocol["lowest"] <= found["acceptance"].value <= 1
+    assert found["r_hat"].protocol["nfe"] == 2 * 250
+    with pytest.raises(UserError, match=r"kernel.adapt=60 steps of adaptation are more than burn_in=50"):
+        build(energy(tmp_path, "callbacks.chains.burn_in=50", "callbacks.chains.kernel.adapt=60"))

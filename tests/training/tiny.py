@@ -79,6 +79,9 @@ ENERGY = [
     "callbacks.checkpoint.every=5",
     "callbacks.fisher.n=21",
     "callbacks.total_variation.side=20",
+    "callbacks.chains.draws=4",
+    "callbacks.chains.burn_in=2",
+    "callbacks.chains.kernel.adapt=2",
     "trainer.val_check_interval=4",
     "steps=8",
 ]

@@ -24,7 +24,7 @@ from scorefield.objectives import Denoising, Objective, PersistentContrastiveDiv
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
 from scorefield.schedules import Constant, Schedule
-from scorefield.training.callbacks import FisherDivergence, TotalVariation
+from scorefield.training.callbacks import ChainReport, FisherDivergence, TotalVariation
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -220,6 +220,8 @@ def densities_are_known(draft: Draft) -> Iterator[str]:
                 f"callbacks.{name}=null"
             )
         yield from _without_density(getattr(callback, "sampler", None), known, f"callbacks.{name}.sampler")
+        if isinstance(callback, ChainReport) and isinstance(callback.kernel, Mala) and not known:
+            yield f"callbacks.{name}.kernel is a Metropolis test, and model=network has a score only; use Langevin"
 
 
 def sampler_has_a_density(draft: Draft) -> Iterator[str]:

@@ -1,3 +1,4 @@
+from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
@@ -12,6 +13,7 @@ from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
     "BitsPerDim",
+    "ChainReport",
     "Checkpoint",
     "DivergedError",
     "EnergyGapGuard",
