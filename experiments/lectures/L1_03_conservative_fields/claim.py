@@ -89,7 +89,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     angle = 2 * math.pi * torch.arange(settings.loop, dtype=torch.float64) / settings.loop
     circle = settings.radius * torch.stack([angle.cos(), angle.sin()], 1)
     fields = {"energy model": Field(energy), "free network": Field(free)}
-    at_data = {name: float(asymmetry(field, x).mean()) for name, field in fields.items()}
+    at_data = {name: float(asymmetry(field, x).detach().mean()) for name, field in fields.items()}
     around = {name: float(circulation(field, circle).abs()) for name, field in fields.items()}
     error = {
         f"score's mean squared error, {name}": float((field(x) - truth(x, times(x)).score).detach().square().mean())
@@ -100,7 +100,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
     return {
         "asymmetry of the energy model's Jacobian": at_data["energy model"],
         "asymmetry of the trained free network at the data": at_data["free network"],
-        "asymmetry of the untrained free network": float(asymmetry(Field(untrained), x).mean()),
+        "asymmetry of the untrained free network": float(asymmetry(Field(untrained), x).detach().mean()),
         "circulation of the energy model": around["energy model"],
         "circulation of the trained free network": around["free network"],
         f"squared asymmetry of random {settings.dimension} x {settings.dimension} matrices": random,

@@ -1,6 +1,5 @@
 """Backward passes and time of exact and sliced score matching, and the variance of projections."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,12 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from lecture.networks import PlainMLP
+from lecture.timing import cpu_seconds
 from torch import Tensor
 
 from scorefield.divergence import Exact, Gaussian, Probe, Rademacher, quadratic_forms
 from scorefield.models import NetworkModel, Parametrization
-from scorefield.nets import MLP, Fourier
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Implicit, Objective, Sliced
 from scorefield.prediction import Score
@@ -28,7 +28,7 @@ class Settings:
     width: int
     batch: int
     sigma: float
-    repeats: int
+    turns: int
     size: int
     diagonal: float
     total: float
@@ -37,37 +37,26 @@ class Settings:
     seed: int
 
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "exact": lambda: Implicit(Exact(chunk=1)),
-    "sliced": Sliced,
-    "denoising": Denoising,
-}
+OBJECTIVES: dict[str, Objective] = {"exact": Implicit(Exact(chunk=1)), "sliced": Sliced(), "denoising": Denoising()}
 
 
 def costs(settings: Settings, dimension: int) -> tuple[dict[str, int], dict[str, float]]:
     """Autograd calls and seconds of each loss with its gradient in the weights."""
     torch.manual_seed(settings.seed)
-    net = MLP((dimension,), settings.width, 2, Fourier(16))
+    net = PlainMLP(dimension, settings.width)
     model = NetworkModel(net, Constant(settings.sigma), Parametrization(target=Score()))
     noise = StreamNoise(settings.seed, "L1.11", dimension)
     x = noise.normal_like(torch.empty(settings.batch, dimension))
-    calls, seconds = {}, {}
-    for name, make in OBJECTIVES.items():
-        objective = make()
+
+    def work(objective: Objective) -> Callable[[], None]:
+        return lambda: objective(model, x, None, noise).per_sample.mean().backward()
+
+    calls = {}
+    for name, objective in OBJECTIVES.items():
         with patch("torch.autograd.grad", wraps=torch.autograd.grad) as grad:
-            objective(model, x, None, noise).per_sample.mean().backward()  # warms up, too
+            work(objective)()
         calls[name] = grad.call_count
-        seconds[name] = min(_seconds(objective, model, x, noise) for _ in range(settings.repeats))
-    return calls, seconds
-
-
-def _seconds(objective: Objective, model: NetworkModel, x: Tensor, noise: StreamNoise) -> float:
-    """One loss and its gradient; several of them where one is too short for the clock."""
-    turns = 1 if isinstance(objective, Implicit) else 10
-    begun = time.perf_counter()
-    for _ in range(turns):
-        objective(model, x, None, noise).per_sample.mean().backward()
-    return (time.perf_counter() - begun) / turns
+    return calls, cpu_seconds({name: work(objective) for name, objective in OBJECTIVES.items()}, settings.turns)
 
 
 def matrix(settings: Settings) -> Tensor:
@@ -136,7 +125,7 @@ def draw(
         one.set_title("Backward passes of a loss")
         for name, values in time_of.items():
             two.plot(settings.dimensions, [1e3 * value for value in values], "o-", label=name)
-        two.set(ylabel="time of loss and gradient in ms")
+        two.set(ylabel="CPU time of loss and gradient in ms")
         two.set_title(f"Exact takes {time_of['exact'][-1] / time_of['sliced'][-1]:.0f} times sliced's at d = 256")
         for axes in (one, two):
             axes.set(xscale="log", yscale="log", xlabel="dimension d")
