@@ -7,26 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Upsample, group_norm, zero_init
-
-
-class Stage(nn.Module):
-    """A residual block, followed by attention where asked for.
-
-    Args:
-        block: the residual block.
-        attention: what follows it, or None.
-    """
-
-    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
-        super().__init__()
-        self.block = block
-        self.attention = attention
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, C, H, W), c (B, width) -> (B, C', H, W)."""
-        x = self.block(x, c)
-        return x if self.attention is None else self.attention(x)
+from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Stage, Upsample, group_norm, zero_init
 
 
 class Bottom(nn.Module):
