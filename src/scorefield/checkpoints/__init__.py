@@ -1,0 +1,3 @@
+from scorefield.checkpoints.sources import from_state, load
+
+__all__ = ["from_state", "load"]

@@ -1,10 +1,27 @@
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.models.mixture import MixtureModel
 from scorefield.models.network import NetworkModel
-from scorefield.models.parametrization import LogRatio, One, Parametrization, PerTime, Sigma, Time, UnitVariance
+from scorefield.models.parametrization import (
+    ChainIndex,
+    Fixed,
+    LadderIndex,
+    Log,
+    LogRatio,
+    One,
+    Parametrization,
+    PerTime,
+    Sigma,
+    Time,
+    UnitVariance,
+    VPTime,
+)
 
 __all__ = [
+    "ChainIndex",
     "Cond",
+    "Fixed",
+    "LadderIndex",
+    "Log",
     "LogRatio",
     "MixtureModel",
     "NetworkModel",
@@ -15,4 +32,5 @@ __all__ = [
     "Sigma",
     "Time",
     "UnitVariance",
+    "VPTime",
 ]

@@ -14,6 +14,7 @@ from scorefield.nets.layers import ResidualBlock, SelfAttention, Stage, group_no
 from scorefield.nets.ncsnpp import class_weights
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import Box, DownConv, UpConv
+from scorefield.recipe import Remembered
 
 
 class ADMConditioning(nn.Module):
@@ -66,7 +67,7 @@ class ADMLevel(nn.Module):
         self.change = change
 
 
-class ADM(nn.Module):
+class ADM(Remembered, nn.Module):
     """Residual blocks with adaptive group normalisation and multi-head attention; a fresh network returns 0.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scorefield.nets.layers import SelfAttention, ShiftBlock, Stage, require_halvings, xavier_init, zero_init
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import DownConv, Resampling, UpConv
+from scorefield.recipe import Remembered
 
 
 class NoiseConditioning(nn.Module):
@@ -65,7 +66,7 @@ class UpLevel(nn.Module):
         self.up = up
 
 
-class DDPM(nn.Module):
+class DDPM(Remembered, nn.Module):
     """Residual blocks of `ShiftBlock` with 32 groups, attention at some levels and in the middle.
 
     Args:

@@ -23,6 +23,7 @@ from scorefield.nets.layers import (
 )
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import DownConv, Resampling, UpConv
+from scorefield.recipe import Remembered
 
 _EPS = 1e-6  # in every normalisation
 
@@ -247,7 +248,7 @@ class DecoderLevel(nn.Module):
         self.up = up
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(Remembered, nn.Module):
     """Residual blocks with FIR resampling, pyramids and attention (Song et al. 2021, appendix H; EDM's SongUNet).
 
     Args:

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from scorefield.recipe import Remembered
 
-class NoiseFeatures(nn.Module, ABC):
+
+class NoiseFeatures(Remembered, nn.Module, ABC):
     """e(c) = (sin w_1 c, ..., sin w_h c, cos w_1 c, ..., cos w_h c) of a noise label c, h = dim / 2.
 
     Args:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.recipe import Remembered
+
 _EPS = 1e-5
 
 
@@ -260,7 +262,7 @@ class Refine(nn.Module):
         return h
 
 
-class RefineNet(nn.Module):
+class RefineNet(Remembered, nn.Module):
     """Levels of two residual blocks, and a refine block for each on the way back.
 
     Args:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.recipe import Remembered
 
-class Resampling(nn.Module, ABC):
+
+class Resampling(Remembered, nn.Module, ABC):
     """A way to halve and to double an image; it has no weights of its own, so that all levels can share one."""
 
     @abstractmethod

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
 from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Stage, Upsample, group_norm, zero_init
+from scorefield.recipe import Remembered
 
 
 class Bottom(nn.Module):
@@ -66,7 +67,7 @@ class Level(nn.Module):
         return x
 
 
-class UNet(nn.Module):
+class UNet(Remembered, nn.Module):
     """Residual blocks at a ladder of resolutions, each half the one before; a fresh network returns 0.
 
     Level i works at height ceil(H / 2^i), width ceil(W / 2^i) with channels * multipliers[i] channels; it has blocks[i]
