@@ -2,13 +2,13 @@
 
 from torch import nn
 
-from scorefield.checkpoints import score_sde
+from scorefield.checkpoints import edm, refinenet, score_sde
 from scorefield.checkpoints.names import Settings, State, plain_state
 
 
 def from_state(source: str, state: State, config) -> nn.Module:
     settings = Settings(config, source)
-    return score_sde.from_state(plain_state(state, source), settings)
+    return {"score_sde": score_sde, "edm": edm, "ncsn": refinenet, "ncsnv2": refinenet}[source].from_state(plain_state(state, source), settings)
 
 
 def load():
