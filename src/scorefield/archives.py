@@ -1,7 +1,7 @@
 """Files that torch wrote, read without running anything in them.
 
-``torch.save`` writes a zip archive of stored members around a pickle. torch itself neither verifies the members' checksums
-nor looks at how they lie in the file, and its reader answers damage with many kinds of error.
+``torch.save`` writes a zip archive of stored members around a pickle. torch itself neither verifies the members'
+checksums nor looks at how they lie in the file, and its reader answers damage with many kinds of error.
 """
 
 import re

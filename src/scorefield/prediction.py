@@ -61,7 +61,7 @@ class Score(Target):
 
 @dataclass(frozen=True)
 class ScaledScore(Target):
-    """sigma times the score, -eps: what a network predicts whose output is divided by sigma (Song and Ermon 2020, eq. 5).
+    """sigma times the score, -eps: predicted where a network's output is divided by sigma (Song and Ermon 2020, eq. 5).
 
     The noise with the other sign, so that published networks of this convention keep theirs.
     """

@@ -1,7 +1,7 @@
 """How an object was made, as plain values: what a file must hold besides weights to make the model again.
 
-A recipe is what the configuration files hold too: a mapping with the name of a class under ``_target_`` and its arguments
-beside it; ``_partial_: true`` stands for the class itself, or for the class with some of its arguments.
+A recipe is what the configuration files hold too: a mapping with the name of a class under ``_target_`` and its
+arguments beside it; ``_partial_: true`` stands for the class itself, or for the class with some of its arguments.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Folders of diffusers' UNet2DModel: ``config.json`` and ``diffusion_pytorch_model.safetensors``.
 
-Also a pipeline's folder, which has the network in ``unet`` and the noise schedule in ``scheduler``. Networks are those of
-Ho et al. 2020: the blocks DownBlock2D, AttnDownBlock2D, UpBlock2D and AttnUpBlock2D.
+Also a pipeline's folder, which has the network in ``unet`` and the noise schedule in ``scheduler``. Networks are those
+of Ho et al. 2020: the blocks DownBlock2D, AttnDownBlock2D, UpBlock2D and AttnUpBlock2D.
 """
 
 import math
@@ -67,7 +67,9 @@ def network(settings: Settings) -> DDPM:
     if offset not in (0, 1):
         raise ValueError(f"{SOURCE}: config.freq_shift={offset} must be 0 or 1")
     activation = settings.choice(
-        "act_fn", {"silu": nn.SiLU(), "swish": nn.SiLU(), "relu": nn.ReLU(), "gelu": nn.GELU(), "mish": nn.Mish()}, "silu"
+        "act_fn",
+        {"silu": nn.SiLU(), "swish": nn.SiLU(), "relu": nn.ReLU(), "gelu": nn.GELU(), "mish": nn.Mish()},
+        "silu",
     )
     return DDPM(
         image_channels=get("in_channels"),

@@ -1,7 +1,7 @@
 """Networks and weights of NVlabs/edm: SongUNet and DhariwalUNet inside a preconditioning (Karras et al. 2022).
 
-The authors distribute pickles of whole modules, which cannot be read without running what they hold; see `edm_pickle` for
-the way around. What is read here is a plain state dict of such a module.
+The authors distribute pickles of whole modules, which cannot be read without running what they hold; see `edm_pickle`
+for the way around. What is read here is a plain state dict of such a module.
 """
 
 import math
@@ -17,8 +17,9 @@ from scorefield.checkpoints.published import AsPublished
 from scorefield.data.transforms import Affine
 from scorefield.models import Log, NetworkModel, One, Parametrization, Sigma, UnitVariance, VPTime
 from scorefield.nets import ADM, Fir, GaussianFourier, InputResidual, InputSum, NCSNpp, OutputSkip, Positional
-from scorefield.nets.adm import ADMLevel
+from scorefield.nets.adm import ADMDown, ADMUp
 from scorefield.nets.layers import ResidualBlock, SelfAttention, ShiftBlock, Stage
+from scorefield.nets.ncsnpp import DecoderLevel, EncoderLevel
 from scorefield.prediction import Noise, ScaledScore
 from scorefield.schedules import EDM
 
@@ -78,9 +79,7 @@ def model(state: State, settings: Settings) -> NetworkModel:
         ValueError: the preconditioning is none of EDM's, VP's and VE's.
     """
     get = settings.get
-    kind = settings.choice(
-        "preconditioning", {"edmprecond": _edm, "vpprecond": _vp, "veprecond": _ve}, "EDMPrecond"
-    )
+    kind = settings.choice("preconditioning", {"edmprecond": _edm, "vpprecond": _vp, "veprecond": _ve}, "EDMPrecond")
     parametrization, low, high = kind(settings)
     # The authors' sampler keeps to the levels that both it and the network know.
     schedule = EDM(max(0.002, get("sigma_min", low)), min(80.0, get("sigma_max", high)))
@@ -123,10 +122,10 @@ def rules(net: NCSNpp | ADM, settings: Settings) -> list[Rule]:
     found += same("enter", down.at(0, "conv"))
     for i, level in enumerate(net.encoder):
         found += _stages(level.stages, f"encoder.{i}.stages", partial(_numbered, down, i))
-        change = level.change if isinstance(level, ADMLevel) else level.down
-        if change is not None:
-            found += _block(change, f"encoder.{i}.{_change(level, 'down')}", down.at(i + 1, "down"))
-        join = None if isinstance(level, ADMLevel) else level.join
+        assert isinstance(level, EncoderLevel | ADMDown)
+        if level.down is not None:
+            found += _block(level.down, f"encoder.{i}.down", down.at(i + 1, "down"))
+        join = level.join if isinstance(level, EncoderLevel) else None
         if isinstance(join, InputSum):
             found += same(f"encoder.{i}.join.conv", down.at(i + 1, "aux_skip"))
         elif join is not None:
@@ -136,10 +135,10 @@ def rules(net: NCSNpp | ADM, settings: Settings) -> list[Rule]:
     for i, level in enumerate(net.decoder):
         depth = last - i
         found += _stages(level.stages, f"decoder.{i}.stages", partial(_numbered, up, depth))
-        change = level.change if isinstance(level, ADMLevel) else level.up
-        if change is not None:
-            found += _block(change, f"decoder.{i}.{_change(level, 'up')}", up.at(depth - 1, "up"))
-        if not isinstance(level, ADMLevel) and level.collect is not None:
+        assert isinstance(level, DecoderLevel | ADMUp)
+        if level.up is not None:
+            found += _block(level.up, f"decoder.{i}.up", up.at(depth - 1, "up"))
+        if isinstance(level, DecoderLevel) and level.collect is not None:
             found += same(f"decoder.{i}.collect.norm", up.at(depth, "aux_norm"))
             found += same(f"decoder.{i}.collect.conv", up.at(depth, "aux_conv"))
     if isinstance(net, ADM):
@@ -167,10 +166,6 @@ class _Names:
 
 def _numbered(names: _Names, level: int, j: int) -> str:
     return names.at(level, f"block{j}")
-
-
-def _change(level: nn.Module, name: str) -> str:
-    return "change" if isinstance(level, ADMLevel) else name
 
 
 def _mapping(net: NCSNpp | ADM) -> list[Rule]:

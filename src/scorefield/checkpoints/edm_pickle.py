@@ -1,14 +1,14 @@
 """Conversion of EDM's pickles into a plain state dict and a configuration, without running what is in them.
 
-The authors distribute whole modules as pickles that carry their own source code, which unpickling compiles and runs. Here
-the pickle is read by a reader that knows a short list of names and puts inert objects in the place of the modules; their
-code stays text. A pickle that asks for anything else is refused, with what it asks for:
+The authors distribute whole modules as pickles that carry their own source code, which unpickling compiles and runs.
+Here the pickle is read by a reader that knows a short list of names and puts inert objects in the place of the modules;
+their code stays text. A pickle that asks for anything else is refused, with what it asks for:
 
     python -m scorefield.checkpoints.edm_pickle edm-cifar10-32x32-uncond-vp.pkl converted/
 
-writes ``converted/weights.safetensors`` and ``converted/config.json``, for ``load("edm", ...)``. Only with ``--trust`` is
-the file handed to Python's own unpickler, which runs whatever is in it, as the account that you are logged in with. That
-is never needed for the authors' published files, and the authors' code must then be importable.
+writes ``converted/weights.safetensors`` and ``converted/config.json``, for ``load("edm", ...)``. Only with ``--trust``
+is the file handed to Python's own unpickler, which runs whatever is in it, as the account that you are logged in with.
+That is never needed for the authors' published files, and the authors' code must then be importable.
 """
 
 import argparse

@@ -16,7 +16,8 @@ from scorefield.errors import BadFileError
 def content(path: Path, source: str) -> Any:
     """What a file of torch or safetensors holds: tensors and plain values.
 
-    Files of torch before 1.6 are no archives and carry no checksums: of them, only what torch's reader notices is noticed.
+    Files of torch before 1.6 are no archives and carry no checksums: of them, only what torch's reader notices is
+    noticed.
 
     Raises:
         BadFileError: the file is damaged, asks for code to be run, or is neither.

@@ -64,8 +64,8 @@ def restored(folder: Path) -> ScoreModel:
     wrong += [name for name in wanted if name in saved and saved[name].shape != wanted[name].shape]
     if wrong:
         raise BadFileError(
-            f"{folder / _WEIGHTS} holds another model than {_MODEL} describes: {', '.join(wrong[:3])} are missing, of no "
-            "use or of another shape"
+            f"{folder / _WEIGHTS} holds another model than {_MODEL} describes: {', '.join(wrong[:3])} are missing, of "
+            "no use or of another shape"
         )
     for name, parameter in [*model.named_parameters(), *model.named_buffers()]:
         if name in saved:

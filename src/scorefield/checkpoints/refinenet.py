@@ -1,7 +1,7 @@
 """Networks and checkpoints of ermongroup/ncsn and ermongroup/ncsnv2 (Song and Ermon 2019; 2020).
 
-A checkpoint is a list: the weights of the network inside a parallel wrapper, the optimiser's state and, in NCSNv2, epoch,
-step and the averages of the trained parameters by name. NCSN keeps no averages.
+A checkpoint is a list: the weights of the network inside a parallel wrapper, the optimiser's state and, in NCSNv2,
+epoch, step and the averages of the trained parameters by name. NCSN keeps no averages.
 """
 
 import math

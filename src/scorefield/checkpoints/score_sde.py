@@ -42,7 +42,9 @@ from scorefield.nets import (
     OutputSkip,
     Positional,
 )
+from scorefield.nets.ddpm import DownLevel, UpLevel
 from scorefield.nets.layers import ShiftBlock, Stage
+from scorefield.nets.ncsnpp import DecoderLevel, EncoderLevel
 from scorefield.nets.resampling import DownConv, UpConv
 from scorefield.prediction import Noise, ScaledScore, Score, Target
 from scorefield.schedules import VE, VP, Schedule, SubVP, Tabulated
@@ -88,7 +90,7 @@ def _ncsnpp(settings: Settings, common: dict[str, Any]) -> nn.Module:
         },
     )()
     skip = choice("model.progressive_combine", {"sum": InputSum, "cat": InputCat}, "sum")
-    net = NCSNpp(
+    return NCSNpp(
         **common,
         features=features if get("model.conditional", True) else None,
         resampling=Fir(tuple(get("model.fir_kernel"))) if get("model.fir") else Box(),
@@ -101,7 +103,6 @@ def _ncsnpp(settings: Settings, common: dict[str, Any]) -> nn.Module:
         ),
         gain=math.sqrt(0.5) if get("model.skip_rescale") else 1.0,
     )
-    return net
 
 
 def from_state(state: State, settings: Settings) -> nn.Module:
@@ -205,19 +206,22 @@ def _parts(net: DDPM | NCSNpp) -> Iterator[Part]:
     yield partial(same, "enter")
     for i, level in enumerate(net.encoder):
         here = f"encoder.{i}"
+        assert isinstance(level, EncoderLevel | DownLevel)
         yield from _stages(level.stages, here, plain_shortcut)
         if level.down is not None:
             yield from _change(level.down, f"{here}.down", plain_shortcut)
-        if isinstance(net, NCSNpp) and level.join is not None:
-            yield from _change(level.join.down, f"{here}.join.down", plain_shortcut)
-            if isinstance(level.join, InputSum):
-                yield lambda n, at=f"{here}.join.conv": same(at, f"{n}.Conv")
+        join = level.join if isinstance(level, EncoderLevel) else None
+        if isinstance(join, InputSum | InputResidual):
+            yield from _change(join.down, f"{here}.join.down", plain_shortcut)
+        if isinstance(join, InputSum):
+            yield partial(_combination, f"{here}.join.conv")
     yield from _stages(net.middle, "middle", plain_shortcut, joined=True)
     for i, level in enumerate(net.decoder):
         here = f"decoder.{i}"
+        assert isinstance(level, DecoderLevel | UpLevel)
         yield from _stages(level.stages, here, plain_shortcut)
-        if isinstance(net, NCSNpp) and level.collect is not None:
-            collect, at = level.collect, f"{here}.collect"
+        collect, at = level.collect if isinstance(level, DecoderLevel) else None, f"{here}.collect"
+        if isinstance(collect, OutputSkip | OutputResidual):
             if collect.up is not None:
                 yield from _change(collect.up, f"{at}.up", plain_shortcut)
             if collect.conv is not None:
@@ -263,6 +267,10 @@ def _block(block: nn.Module, at: str, plain_shortcut: bool, n: str) -> list[Rule
         at = f"{at}.shortcut"
         found += _matrix(at, f"{n}.NIN_0") if plain_shortcut else same(at, f"{n}.Conv_2")
     return found
+
+
+def _combination(at: str, n: str) -> list[Rule]:
+    return same(at, f"{n}.Conv")
 
 
 def _attention(at: str, n: str) -> list[Rule]:

@@ -1,7 +1,7 @@
 """The two ways in: a state dict with a configuration, or a file with a configuration.
 
-The sources are ``ncsn`` and ``ncsnv2`` (Song and Ermon 2019, 2020), ``score_sde`` (Song et al. 2021), ``edm`` (Karras et
-al. 2022) and, by `load` alone, ``diffusers`` (folders of a UNet2DModel) and ``scorefield`` (folders of `export`).
+The sources are ``ncsn`` and ``ncsnv2`` (Song and Ermon 2019, 2020), ``score_sde`` (Song et al. 2021), ``edm`` (Karras
+et al. 2022) and, by `load` alone, ``diffusers`` (folders of a UNet2DModel) and ``scorefield`` (folders of `export`).
 """
 
 from collections.abc import Mapping
@@ -50,10 +50,10 @@ def load(
     Args:
         source: a source of `from_state`, or ``"diffusers"`` or ``"scorefield"`` for their folders.
         path: the authors' checkpoint; a plain state dict, by torch or as safetensors, is taken too.
-        config: the authors' configuration as a nested mapping; for diffusers that of the scheduler, where the folder has
-            none; not read for scorefield's own.
-        weights: ``"ema"`` for the averaged weights, ``"raw"`` for those of the last step. A file that keeps only one set
-            has its set taken.
+        config: the authors' configuration as a nested mapping; for diffusers that of the scheduler, where the folder
+            has none; not read for scorefield's own.
+        weights: ``"ema"`` for the averaged weights, ``"raw"`` for those of the last step. A file that keeps only one
+            set has its set taken.
 
     Raises:
         ValueError: the source is unknown, or the configuration is none of its.
@@ -86,8 +86,10 @@ def _unpacked(source: str, found: Any, weights: Weights, path: Path) -> dict[str
     """One set of weights out of what a file holds."""
     if isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
         return found
-    if source == "score_sde" and isinstance(found, dict) and all(
-        isinstance(found.get(key), dict) for key in ("model", "ema")
+    if (
+        source == "score_sde"
+        and isinstance(found, dict)
+        and all(isinstance(found.get(key), dict) for key in ("model", "ema"))
     ):
         return score_sde.unpacked(found, weights)
     if source in ("ncsn", "ncsnv2") and isinstance(found, list) and found and isinstance(found[0], dict):
@@ -97,5 +99,3 @@ def _unpacked(source: str, found: Any, weights: Weights, path: Path) -> dict[str
         "edm": "a state dict",
     }.get(source, "a list that begins with a state dict")
     raise BadFileError(f"{path}: expected {expected} of source {source!r}, found {files.layout(found)}")
-
-

@@ -99,9 +99,9 @@ class Log(PerTime):
 
 @dataclass(frozen=True)
 class LadderIndex(PerTime):
-    """i = (1 - t) (L - 1), to the nearest: index of a level of a geometric ladder, 0 the noisiest (Song and Ermon 2019).
+    """i = (1 - t) (L - 1), to the nearest: index of a level of a geometric ladder, 0 the noisiest.
 
-    The ladder is the VE schedule at the times 1 - i / (L - 1).
+    Song and Ermon 2019, section 3.2. The ladder is the VE schedule at the times 1 - i / (L - 1).
 
     Args:
         levels: L, at least 2.

@@ -38,7 +38,9 @@ class ADMConditioning(nn.Module):
         if self.class_map is not None:
             nn.init.normal_(self.class_map.weight)
 
-    def forward(self, label: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, label: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
         """Label (B,), classes (see `class_weights`), augmentation (B, augmentations) or None for none -> (B, width)."""
         e = self.features(label.to(self.inner.weight.dtype))
         if augment_labels is not None:
@@ -53,18 +55,48 @@ class ADMConditioning(nn.Module):
         return F.silu(c)
 
 
-class ADMLevel(nn.Module):
-    """One resolution, on the way in or out.
+class ADMDown(nn.Module):
+    """One resolution on the way in.
 
     Args:
         stages: residual blocks, with attention or without.
-        change: residual block to the next level; None at the end.
+        down: residual block to the next level; None at the last.
     """
 
-    def __init__(self, stages: Sequence[Stage], change: nn.Module | None) -> None:
+    def __init__(self, stages: Sequence[Stage], down: nn.Module | None) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.change = change
+        self.down = down
+
+    def forward(self, h: Tensor, c: Tensor, kept: list[Tensor]) -> Tensor:
+        """Features (B, C, H, W), c (B, width) -> features of the next level; every result is put on ``kept``."""
+        for stage in self.stages:
+            h = stage(h, c)
+            kept.append(h)
+        if self.down is not None:
+            h = self.down(h, c)
+            kept.append(h)
+        return h
+
+
+class ADMUp(nn.Module):
+    """One resolution on the way out.
+
+    Args:
+        stages: residual blocks, with attention or without; one more than on the way in.
+        up: residual block to the next level; None at the first.
+    """
+
+    def __init__(self, stages: Sequence[Stage], up: nn.Module | None) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.up = up
+
+    def forward(self, h: Tensor, c: Tensor, kept: list[Tensor]) -> Tensor:
+        """Features (B, C, H, W), c (B, width) -> features of the next level; each stage takes the last of ``kept``."""
+        for stage in self.stages:
+            h = stage(torch.cat((h, kept.pop()), 1), c)
+        return h if self.up is None else self.up(h, c)
 
 
 class ADM(Remembered, nn.Module):
@@ -125,7 +157,7 @@ class ADM(Remembered, nn.Module):
             halve = DownConv(here, here, resampling, conv=False)
             down = ResidualBlock(here, here, width, dropout, halve) if level < last else None
             kept += [here] if level < last else []
-            encoder.append(ADMLevel(stages, down))
+            encoder.append(ADMDown(stages, down))
         self.encoder = nn.ModuleList(encoder)
         self.middle = nn.ModuleList([stage(here, here, True), stage(here, here, False)])
         decoder = []
@@ -135,7 +167,7 @@ class ADM(Remembered, nn.Module):
                 stages.append(stage(here + kept.pop(), out, level in attention))
                 here = out
             double = UpConv(here, here, resampling, conv=False)
-            decoder.append(ADMLevel(stages, ResidualBlock(here, here, width, dropout, double) if level else None))
+            decoder.append(ADMUp(stages, ResidualBlock(here, here, width, dropout, double) if level else None))
         self.decoder = nn.ModuleList(decoder)
         self.norm = group_norm(here)
         self.leave = zero_init(nn.Conv2d(here, image_channels, 3, padding=1))
@@ -153,17 +185,9 @@ class ADM(Remembered, nn.Module):
         h = self.enter(x)
         kept = [h]
         for level in self.encoder:
-            for stage in level.stages:
-                h = stage(h, c)
-                kept.append(h)
-            if level.change is not None:
-                h = level.change(h, c)
-                kept.append(h)
+            h = level(h, c, kept)
         for stage in self.middle:
             h = stage(h, c)
         for level in self.decoder:
-            for stage in level.stages:
-                h = stage(torch.cat((h, kept.pop()), 1), c)
-            if level.change is not None:
-                h = level.change(h, c)
+            h = level(h, c, kept)
         return self.leave(F.silu(self.norm(h)))

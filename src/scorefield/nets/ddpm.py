@@ -1,7 +1,7 @@
 """The U-Net of denoising diffusion probabilistic models (Ho et al. 2020, appendix B).
 
-Level i works at 2^-i of the image's size. On the way in every residual block leaves its result for the way out, where it
-is appended to the channels of what comes from below.
+Level i works at 2^-i of the image's size. On the way in every residual block leaves its result for the way out, where
+it is appended to the channels of what comes from below.
 """
 
 from collections.abc import Sequence
@@ -51,6 +51,16 @@ class DownLevel(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.down = down
 
+    def forward(self, h: Tensor, c: Tensor, kept: list[Tensor]) -> Tensor:
+        """Features (B, C, H, W), c (B, width) -> features of the next level; every result is put on ``kept``."""
+        for stage in self.stages:
+            h = stage(h, c)
+            kept.append(h)
+        if self.down is not None:
+            h = self.down(h)
+            kept.append(h)
+        return h
+
 
 class UpLevel(nn.Module):
     """One resolution on the way out.
@@ -64,6 +74,12 @@ class UpLevel(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.up = up
+
+    def forward(self, h: Tensor, c: Tensor, kept: list[Tensor]) -> Tensor:
+        """Features (B, C, H, W), c (B, width) -> features of the next level; each stage takes the last of ``kept``."""
+        for stage in self.stages:
+            h = stage(torch.cat((h, kept.pop()), 1), c)
+        return h if self.up is None else self.up(h)
 
 
 class DDPM(Remembered, nn.Module):
@@ -158,17 +174,9 @@ class DDPM(Remembered, nn.Module):
         h = self.enter(x)
         kept = [h]
         for level in self.encoder:
-            for stage in level.stages:
-                h = stage(h, c)
-                kept.append(h)
-            if level.down is not None:
-                h = level.down(h)
-                kept.append(h)
+            h = level(h, c, kept)
         for stage in self.middle:
             h = stage(h, c)
         for level in self.decoder:
-            for stage in level.stages:
-                h = stage(torch.cat((h, kept.pop()), 1), c)
-            if level.up is not None:
-                h = level.up(h)
+            h = level(h, c, kept)
         return self.leave(self.activation(self.norm(h)))

@@ -142,7 +142,9 @@ class ShiftBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """g (x + W softmax(q k^T / sqrt(d)) v) over all positions, pre-norm, W starting at zero (Vaswani et al. 2017, eq. 1).
+    """g (x + W softmax(q k^T / sqrt(d)) v) over all positions, pre-norm, W starting at zero.
+
+    Vaswani et al. 2017, eq. 1.
 
     Args:
         channels: channels of x, a multiple of ``head_channels``.

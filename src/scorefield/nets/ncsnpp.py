@@ -29,7 +29,7 @@ _EPS = 1e-6  # in every normalisation
 
 
 def class_weights(class_labels: Tensor | None, batch: int, classes: int, like: Tensor) -> Tensor:
-    """Classes as vectors (B, classes): labels (B,) int64 with -1 for no class, such vectors as they are, None for zeros.
+    """Classes as vectors (B, classes): of labels (B,) int64 with -1 for none, of such vectors, of None for zeros.
 
     Raises:
         ValueError: labels outside -1 ... classes - 1, or vectors of another length.
@@ -69,7 +69,9 @@ class LabelledConditioning(nn.Module):
         self.inner = nn.Linear(features.dim, width)
         self.outer = nn.Linear(width, width)
 
-    def forward(self, label: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, label: Tensor, class_labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
         """Label (B,), classes (see `class_weights`), augmentation (B, augmentations) or None for none -> (B, width)."""
         e = self.features(label.to(self.inner.weight.dtype))
         if self.class_map is not None:
@@ -210,7 +212,8 @@ class OutputResidual(nn.Module):
     def forward(self, h: Tensor, pyramid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features and the pyramid from below -> features and pyramid of this level."""
         if self.up is None:
-            assert self.conv is not None and self.norm is not None
+            assert self.conv is not None
+            assert self.norm is not None
             return h, self.conv(self.activation(self.norm(h)))
         h = self.gain * (self.up(pyramid) + h)
         return h, h
@@ -231,6 +234,18 @@ class EncoderLevel(nn.Module):
         self.down = down
         self.join = join
 
+    def forward(self, h: Tensor, c: Tensor | None, image: Tensor, kept: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features and the input pyramid -> those of the next level; every result of features is put on ``kept``."""
+        for stage in self.stages:
+            h = stage(h, c)
+            kept.append(h)
+        if self.down is not None:
+            h = self.down(h, c)
+            if self.join is not None:
+                h, image = self.join(h, image)
+            kept.append(h)
+        return h, image
+
 
 class DecoderLevel(nn.Module):
     """One resolution on the way out.
@@ -246,6 +261,16 @@ class DecoderLevel(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.collect = collect
         self.up = up
+
+    def forward(
+        self, h: Tensor, c: Tensor | None, collected: Tensor | None, kept: list[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Features and the output pyramid -> those of the next level; each stage takes the last of ``kept``."""
+        for stage in self.stages:
+            h = stage(torch.cat((h, kept.pop()), 1), c)
+        if self.collect is not None:
+            h, collected = self.collect(h, collected)
+        return h if self.up is None else self.up(h, c), collected
 
 
 class NCSNpp(Remembered, nn.Module):
@@ -349,9 +374,10 @@ class NCSNpp(Remembered, nn.Module):
         self.norm = None if ends_in_image else norm(here)
         self.leave = None if ends_in_image else nn.Conv2d(here, image_channels, 3, padding=1)
         xavier_init(self)
-        for layer in [self.leave, *(level.collect.conv for level in decoder if ends_in_image)]:  # type: ignore[union-attr]
-            if isinstance(layer, nn.Conv2d):
-                zero_init(layer)
+        for layer in [self, *(level.collect for level in decoder if ends_in_image)]:
+            last_conv = getattr(layer, "leave" if layer is self else "conv")
+            if last_conv is not None:
+                zero_init(last_conv)
 
     def forward(
         self,
@@ -366,24 +392,12 @@ class NCSNpp(Remembered, nn.Module):
         image, h = x, self.enter(x)
         kept = [h]
         for level in self.encoder:
-            for stage in level.stages:
-                h = stage(h, c)
-                kept.append(h)
-            if level.down is not None:
-                h = level.down(h, c)
-                if level.join is not None:
-                    h, image = level.join(h, image)
-                kept.append(h)
+            h, image = level(h, c, image, kept)
         for stage in self.middle:
             h = stage(h, c)
         collected: Tensor | None = None
         for level in self.decoder:
-            for stage in level.stages:
-                h = stage(torch.cat((h, kept.pop()), 1), c)
-            if level.collect is not None:
-                h, collected = level.collect(h, collected)
-            if level.up is not None:
-                h = level.up(h, c)
+            h, collected = level(h, c, collected, kept)
         if self.leave is None or self.norm is None:
             assert collected is not None
             return collected

@@ -7,6 +7,7 @@ levels, of which those with dilated convolutions keep the size of the image; a c
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -241,9 +242,7 @@ class Refine(nn.Module):
         units: int,
     ) -> None:
         super().__init__()
-        self.adapt = nn.ModuleList(
-            nn.ModuleList(ConvUnit(c, norm, activation) for _ in range(2)) for c in channels
-        )
+        self.adapt = nn.ModuleList(nn.ModuleList(ConvUnit(c, norm, activation) for _ in range(2)) for c in channels)
         self.fusion = Fusion(channels, channels_out, norm) if len(channels) > 1 else None
         self.pooling = ChainedPooling(channels_out, norm, activation, pool)
         self.units = nn.ModuleList(ConvUnit(channels_out, norm, activation) for _ in range(units))
@@ -252,7 +251,7 @@ class Refine(nn.Module):
         """Inputs (B, C_i, H_i, W_i), noise level (B,) or None -> (B, channels_out, H_1, W_1)."""
         adapted = []
         for x, units in zip(inputs, self.adapt, strict=True):
-            for unit in units:  # type: ignore[union-attr]
+            for unit in cast(nn.ModuleList, units):
                 x = unit(x, index)
             adapted.append(x)
         h = adapted[0] if self.fusion is None else self.fusion(adapted, index)
@@ -313,11 +312,11 @@ class RefineNet(Remembered, nn.Module):
         h = self.enter(x)
         kept = []
         for blocks in self.levels:
-            for block in blocks:  # type: ignore[union-attr]
+            for block in cast(nn.ModuleList, blocks):
                 h = block(h, index)
             kept.append(h)
         h = self.refine[0]([kept.pop()], index)
-        for refine in self.refine[1:]:  # type: ignore[union-attr]
+        for refine in self.refine[1:]:
             h = refine([kept.pop(), h], index)
         return self.leave(self.activation(self.norm(h, index)))
 

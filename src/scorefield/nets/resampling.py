@@ -4,8 +4,8 @@ A filter f is separable and normalised to sum 1. With zeros outside of the image
 
     down(x)[j] = sum_k f[k] x[2 j + k - (n - 2) / 2],      up(x)[j] = 2 sum_i f[j - 2 i + (n - 2) / 2] x[i]
 
-along each axis: the average of n neighbours of every second place, and its transpose with the gain that keeps a constant
-image constant (Zhang 2019; Karras et al. 2020, appendix B; Song et al. 2021, appendix H.1).
+along each axis: the average of n neighbours of every second place, and its transpose with the gain that keeps a
+constant image constant (Zhang 2019; Karras et al. 2020, appendix B; Song et al. 2021, appendix H.1).
 """
 
 from abc import ABC, abstractmethod
