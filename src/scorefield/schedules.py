@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from scorefield.noise import Noise
+from scorefield.recipe import Remembered
 from scorefield.tensors import event_size, event_sum, per_sample
 
 
@@ -30,7 +31,7 @@ def _time_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return value
 
 
-class Schedule(ABC):
+class Schedule(Remembered, ABC):
     """The two scales of x_t = alpha(t) x + sigma(t) eps, and all that follows from them.
 
     A schedule is given by `alpha` and `sigma`. Every other method is derived from them once, here; a subclass may
@@ -48,8 +49,11 @@ class Schedule(ABC):
         self.t_max = t_max
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value}" for name, value in vars(self).items() if not isinstance(value, Tensor))
+        fields = ", ".join(f"{name}={value}" for name, value in self._fields())
         return f"{type(self).__name__}({fields})"
+
+    def _fields(self) -> list[tuple[str, object]]:
+        return [(k, v) for k, v in vars(self).items() if k != "_made_with" and not isinstance(v, Tensor)]
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:

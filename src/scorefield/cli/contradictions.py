@@ -432,6 +432,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
     ),
     "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
     "sample": (counts_are_positive, seed_is_one, device_exists),
+    "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,
