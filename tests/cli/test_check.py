@@ -43,7 +43,7 @@ def test_every_experiment_is_accepted(experiment):
     assert found(f"experiment={experiment}") == []
 
 
-CHAINS = {"cd", "pcd"}  # objectives that train energies alone
+CHAINS = {"cd", "pcd", "cd_tempered"}  # objectives that train energies alone
 
 
 @pytest.mark.parametrize("objective", sorted(CHAINS))
