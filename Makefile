@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench stress clean
+.PHONY: help install run test test-slow lint format smoke bench stress lectures clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -49,6 +49,9 @@ bench: install ## what sampler, trainer and likelihood cost beside the network a
 
 stress: install ## kill runs at random moments, resume them, compare bit for bit (long)
 	$(BIN)/python experiments/stress/stress.py
+
+lectures: install ## run every claim of the lectures; leaves outputs/lectures/index.html
+	$(BIN)/python experiments/lectures/run.py --jobs 2
 
 clean: ## remove caches and build files; keeps outputs and .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
     python experiments/lectures/run.py                 all claims
     python experiments/lectures/run.py L1.3 L1.5       some of them
     python experiments/lectures/run.py --jobs 2        two at a time, one thread each
+    python experiments/lectures/run.py --seed 1        with other random numbers than the configurations'
     python experiments/lectures/run.py --pages         write the numbers of the configurations into the pages
 
 Leaves verdicts.json, figures/ and index.html in the output folder. Exits with 0 if every number is met, with 1 if one
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 # Networks as small as these run fastest on one thread; read when torch is loaded, by the workers too.
@@ -44,13 +46,26 @@ def alone(claims: Sequence[Claim], output: Path) -> Iterator[Outcome]:
 
 def together(claims: Sequence[Claim], output: Path, jobs: int) -> Iterator[Outcome]:
     """Several claims at a time, each in a process with one thread; outcomes come as they are ready."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+    lost = []
+    with processes(jobs) as pool:
         waiting: dict[Future[Outcome], Claim] = {pool.submit(run, claim, output): claim for claim in claims}
         for future in as_completed(waiting):
-            failure = future.exception()  # the process itself was lost: an error inside a claim is an outcome
-            claim = waiting[future]
-            yield future.result() if failure is None else judge(claim, {}, 0.0, f"its process ended: {failure!r}")
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                lost.append(waiting[future])
+    # When a process dies all claims that were waiting are lost, and whose fault it was is not told: each tries alone.
+    for claim in lost:
+        with processes(1) as pool:
+            try:
+                yield pool.submit(run, claim, output).result()
+            except BrokenProcessPool:
+                yield judge(claim, {}, 0.0, "its process was killed, or ended itself; usual cause: memory")
+
+
+def processes(jobs: int) -> ProcessPoolExecutor:
+    """Fresh processes of one thread each."""
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def line(outcome: Outcome) -> str:
@@ -93,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="how many claims run at a time (default: 1)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder of the results (default: {OUTPUT})")
     parser.add_argument("--pages", action="store_true", help="write the configurations' numbers into the pages, no run")
+    parser.add_argument("--seed", type=int, help="seed of every claim, in the place of its configuration's")
     given = parser.parse_args(arguments)
     if given.jobs < 1:
         parser.error(f"--jobs {given.jobs} must be at least 1")
@@ -105,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyError as error:
         print(error.args[0], file=sys.stderr)
         return 2
+    if given.seed is not None:
+        claims = [claim.seeded(given.seed) for claim in claims]
     begun = time.perf_counter()
     outcomes = judged(claims, given.output, given.jobs)
     seconds = time.perf_counter() - begun

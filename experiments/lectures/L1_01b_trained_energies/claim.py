@@ -83,7 +83,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
 def draw(settings: Settings, density: dict[str, Tensor], apart: dict[str, float], figure: Path) -> None:
     """All densities on one scale."""
     half, shown = settings.half_width, 4.2
-    top = float(density["truth"].max())
+    top = max(float(values.max()) for values in density.values())
     with sheet(figure, panels=len(density), width=3.1, height=3.4, shared=True) as (drawing, panels):
         for axes, (name, values) in zip(panels, density.items(), strict=True):
             square = values.reshape(settings.side, settings.side).T

@@ -51,12 +51,14 @@ def errors(settings: Settings) -> dict[float, tuple[float, float]]:
     noise = StreamNoise(settings.seed, "L1.6")
     like = torch.empty(settings.repeats * settings.samples, 1, dtype=torch.float64)
     x, eps, t = noise.normal_like(like), noise.normal_like(like), times(like)
-    objective, found = Denoising(view=Score()), {}
-    for sigma in sorted({settings.smallest, *settings.sigmas, *settings.shown}):
+    objective = Denoising(view=Score())
+
+    def fitted(sigma: float) -> Tensor:
         model = LinearScores(Constant(sigma), settings.repeats)
-        theta = newton(lambda model=model: objective.at(model, x, t, eps).per_sample.sum(), model.theta)
-        found[sigma] = (float((theta.mean() - 1).square()), float(theta.var()))
-    return found
+        return newton(lambda: objective.at(model, x, t, eps).per_sample.sum(), model.theta)
+
+    found = {sigma: fitted(sigma) for sigma in sorted({settings.smallest, *settings.sigmas, *settings.shown})}
+    return {sigma: (float((theta.mean() - 1).square()), float(theta.var())) for sigma, theta in found.items()}
 
 
 def measure(settings: Settings, figure: Path) -> dict[str, float]:

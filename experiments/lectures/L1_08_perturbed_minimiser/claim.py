@@ -1,5 +1,6 @@
 """The minimisers of the denoising and the implicit loss: the score of the perturbed density."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,13 +8,14 @@ import numpy as np
 import torch
 from lecture.draws import exact_samples, times
 from lecture.fitting import newton
-from torch import Tensor, nn
+from lecture.networks import LinearScore
+from torch import Tensor
 
 from scorefield.metrics.truth import fisher_divergence
-from scorefield.models import Cond, MixtureModel, ScoreModel
+from scorefield.models import MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Implicit
-from scorefield.prediction import Prediction, Score
+from scorefield.prediction import Score
 from scorefield.records.style import MUTED, PALETTE, sheet
 from scorefield.schedules import Constant
 
@@ -28,17 +30,6 @@ class Settings:
     nodes: int
     samples: int
     seed: int
-
-
-class LinearScore(ScoreModel):
-    """s(x) = -theta x."""
-
-    def __init__(self, schedule: Constant, theta: float) -> None:
-        super().__init__(schedule)
-        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        return Prediction(self.schedule, x, t, -self.theta * x, Score())
 
 
 class Losses:
@@ -68,24 +59,29 @@ class Losses:
         return self.mass @ Implicit().at(model, self.x_t, self.t, self.x.new_empty(0, *self.x.shape)).per_sample
 
 
+def minimiser(loss: Callable[[ScoreModel], Tensor], model: LinearScore) -> float:
+    """The slope at which a loss is least."""
+    return float(newton(lambda: loss(model), model.theta))
+
+
 def measure(settings: Settings, figure: Path) -> dict[str, float]:
     """Constant and minimisers by quadrature, and one minimiser by samples."""
     losses = Losses(settings)
     models = [LinearScore(losses.schedule, theta) for theta in settings.slopes]
     gaps = torch.stack([losses.denoising(m) - losses.explicit(m) for m in models]).detach()
-    at = {}
-    for name, loss in (("denoising", losses.denoising), ("implicit", losses.implicit)):
-        model = LinearScore(losses.schedule, 0.0)
-        at[name] = float(newton(lambda loss=loss, model=model: loss(model), model.theta))
+    at = {
+        "denoising": minimiser(losses.denoising, LinearScore(losses.schedule)),
+        "implicit": minimiser(losses.implicit, LinearScore(losses.schedule)),
+    }
 
     noise = StreamNoise(settings.seed, "L1.8")
     x = exact_samples(MixtureModel(Constant(), [1.0], [[0.0]], [settings.std**2]), settings.samples, noise)
-    sampled, t, eps = LinearScore(losses.schedule, 0.0), times(x), noise.normal_like(x)
+    sampled, t, eps = LinearScore(losses.schedule), times(x), noise.normal_like(x)
     fitted = newton(lambda: Denoising(view=Score()).at(sampled, x, t, eps).per_sample.mean(), sampled.theta)
     draw(settings, losses, at, figure)
     return {
         "slope that minimises the denoising loss, quadrature": at["denoising"],
-        "slope that minimises the implicit loss on x̃, quadrature": at["implicit"],
+        "slope that minimises the implicit loss, quadrature": at["implicit"],
         "denoising - explicit, quadrature": float(gaps.mean()),
         "denoising - explicit, spread over slopes": float(gaps.max() - gaps.min()),
         "slope that minimises the denoising loss, samples": float(fitted),

@@ -123,8 +123,8 @@ def draw(
         one.plot(settings.dimensions, sliced, "o-", label="sliced")
         one.set(ylabel="autograd calls")
         one.set_title("Backward passes of a loss")
-        for name, values in time_of.items():
-            two.plot(settings.dimensions, [1e3 * value for value in values], "o-", label=name)
+        for name, seconds in time_of.items():
+            two.plot(settings.dimensions, [1e3 * each for each in seconds], "o-", label=name)
         two.set(ylabel="CPU time of loss and gradient in ms")
         two.set_title(f"Exact takes {time_of['exact'][-1] / time_of['sliced'][-1]:.0f} times sliced's at d = 256")
         for axes in (one, two):

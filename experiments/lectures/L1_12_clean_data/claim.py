@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from lecture.draws import exact_samples, times
 from lecture.fitting import newton
-from torch import Tensor, nn
+from lecture.networks import LinearScore
 
-from scorefield.models import Cond, MixtureModel, ScoreModel
+from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Sliced
-from scorefield.prediction import Prediction, Score
-from scorefield.records.style import MUTED, PALETTE, sheet
+from scorefield.prediction import Score
+from scorefield.records.style import INK, PALETTE, sheet
 from scorefield.schedules import Constant
 
 
@@ -24,17 +24,6 @@ class Settings:
     sigma: float
     samples: int
     seed: int
-
-
-class LinearScore(ScoreModel):
-    """s(x) = -theta x."""
-
-    def __init__(self, schedule: Constant) -> None:
-        super().__init__(schedule)
-        self.theta = nn.Parameter(torch.zeros((), dtype=torch.float64))
-
-    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-        return Prediction(self.schedule, x, t, -self.theta * x, Score())
 
 
 def normal(schedule: Constant, dimension: int = 1) -> MixtureModel:
@@ -67,7 +56,7 @@ def draw(settings: Settings, found: dict[str, float], figure: Path) -> None:
             name, model = truth
             one.plot(x, model.log_prob(x, t).exp(), color=PALETTE[i], label=f"{name} density")
             two.plot(x, -slope * x, color=PALETTE[i], label=f"{method}: slope −{slope:.3f}")
-            two.plot(x, model(x, t).score, color=MUTED, linestyle=(0, (1, 2)), label="exact scores" if i else None)
+            two.plot(x, model(x, t).score, color=INK, linestyle=(0, (1, 3)), label="exact scores" if i else None)
         one.set(xlabel="a coordinate of x", ylabel="density", ylim=(0, 0.5))
         one.set_title(f"Data N(0, I), and perturbed with σ = {settings.sigma:g}")
         two.set(xlabel="a coordinate of x", ylabel="score in 1 / length")

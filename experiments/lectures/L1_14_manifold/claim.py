@@ -49,7 +49,7 @@ def on_the_line(n: int, angle: float, noise: StreamNoise) -> Tensor:
 
 def descend(model: LinearScore, x: Tensor, settings: Settings) -> list[float]:
     """The loss before each step of gradient descent, and after the last."""
-    objective, noise = Implicit(), StreamNoise(settings.seed, "noise", model.schedule.level)
+    objective, noise = Implicit(), StreamNoise(settings.seed, "noise")
     optimiser = torch.optim.SGD(model.parameters(), lr=settings.learning_rate)
     losses = []
     for _ in range(settings.steps + 1):
@@ -78,12 +78,12 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
 
 
 def draw(settings: Settings, losses: dict[str, list[float]], repaired: float, figure: Path) -> None:
-    """Both losses against the step, on an axis that is logarithmic on both sides of zero."""
+    """Both losses against the step."""
     level = -(1 / (1 + settings.sigma**2) + 1 / settings.sigma**2) / 2
     with sheet(figure, width=5.8) as (_, (axes,)):
         axes.plot(losses["without noise"], color=PALETTE[1], label="without noise")
         axes.plot(losses["with noise"], color=PALETTE[0], linewidth=1, label=f"with noise, σ = {settings.sigma:g}")
-        axes.axhline(level, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label=f"its minimum, {level:.3f}")
+        axes.axhline(level, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, label=f"its minimum, −{-level:.3f}")
         axes.set(xlabel="step of gradient descent", ylabel="implicit loss in 1 / length²")
-        axes.set_title(f"Without noise the loss falls for ever; with it, it stops at {repaired:.1f}")
+        axes.set_title(f"Without noise the loss falls for ever; with it, it stops at −{-repaired:.1f}")
         axes.legend(loc="lower left")

@@ -32,8 +32,8 @@ class Settings:
 
 
 def share(x: Tensor, model: MixtureModel) -> float:
-    """Fraction of the points that are nearest to the heavier mode."""
-    return float((torch.cdist(x, model.means).argmin(1) == model.weights.argmax()).double().mean())
+    """Fraction of the points that belong to the heavier mode more probably than to the other."""
+    return float((model.responsibilities(x, times(x)).argmax(1) == model.weights.argmax()).double().mean())
 
 
 def measure(settings: Settings, figure: Path) -> dict[str, float]:
@@ -64,7 +64,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
         "share of the heavier mode in exact samples": shares["exact samples"],
         "|score with weight 0.2 - score with weight 0.8| at a mode": float(at_mode),
         "the same at the origin, per coordinate": float(between),
-        "ln of density at the mode / at the origin, less ln of the weight": float(barrier),
+        "ln(density at the mode / at the origin) - ln weight": float(barrier),
         # the first half of the steps is left for the chains to reach a mode
         "R-hat of the chains": float(r_hat(torch.stack(record, 1)[:, settings.steps // 2 :]).min()),
     }

@@ -59,7 +59,7 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
         "left zero, equal weights": left,
         "right zero, equal weights": right,
         **{f"zeros of the score, {name}": float(len(points)) for name, points in found.items()},
-        "derivative of the score at the middle zero, equal weights": float(derivative.detach()),
+        "slope of the score at the middle zero, equal weights": float(derivative.detach()),
     }
 
 
@@ -77,6 +77,7 @@ def draw(settings: Settings, models: dict[str, MixtureModel], found: dict[str, l
         one.set(xlabel="x", ylabel="log density in nats")
         two.set(xlabel="x", ylabel="score in 1 / length")
         one.set_title("Two maxima and a minimum")
-        two.set_title(f"Three zeros; the middle one at {found['weights .2 and .8'][1]:.4f} for .2 and .8")
-        one.legend(loc="lower center")
+        moved = -found["weights .2 and .8"][1]
+        two.set_title(f"Three zeros; the middle one at −{moved:.4f} for .2 and .8")
+        one.legend(loc="upper center")
         two.legend(loc="upper right")

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -74,9 +74,13 @@ class Claim:
         """The text of README.md."""
         return (self.folder / "README.md").read_text(encoding="utf-8")
 
+    def seeded(self, seed: int) -> "Claim":
+        """The same with other random numbers, where it has any."""
+        return replace(self, settings={**self.settings, "seed": seed}) if "seed" in self.settings else self
+
     def measure(self, figure: Path) -> dict[str, float]:
         """Run the experiment, draw its figure, and return the measured values by quantity."""
-        module = load_module(by_name(self.experiment).folder)
+        module = load_module(by_name(self.experiment, self.folder.parent).folder)
         measure: Measure = module.measure
         try:
             settings = module.Settings(**self.settings)
@@ -99,16 +103,21 @@ def load_module(folder: Path) -> ModuleType:
     return module
 
 
+def name_of(folder: str) -> str:
+    """L1.5 for L1_05_what_it_is_about."""
+    match = _FOLDER.fullmatch(folder)
+    if match is None:
+        raise ValueError(f"{folder} is not the name of a claim's folder, which reads L1_05_what_it_is_about")
+    return f"L{match[1]}.{int(match[2])}{match[3]}"
+
+
 def read(folder: Path) -> Claim:
     """The claim of a folder.
 
     Raises:
         ValueError: if its configuration lacks something, or says something unknown.
     """
-    match = _FOLDER.fullmatch(folder.name)
-    if match is None:
-        raise ValueError(f"{folder.name} is not the name of a claim's folder, which reads L1_05_what_it_is_about")
-    name = f"L{match[1]}.{int(match[2])}{match[3]}"
+    name = name_of(folder.name)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     try:
         return Claim(
@@ -149,24 +158,24 @@ def _check(fields: dict[str, Any]) -> Check:
     return Check(fields["quantity"], expected, tolerance, fields["kind"])
 
 
-def everything() -> list[Claim]:
-    """All claims, in the order of the lectures."""
-    folders = sorted(path for path in HOME.iterdir() if _FOLDER.fullmatch(path.name))
+def everything(home: Path | None = None) -> list[Claim]:
+    """All claims of a folder, in the order of the lectures; None takes this one."""
+    folders = sorted(path for path in (home or HOME).iterdir() if _FOLDER.fullmatch(path.name))
     return [read(folder) for folder in folders]
 
 
-def by_name(name: str) -> Claim:
+def by_name(name: str, home: Path | None = None) -> Claim:
     """The claim of that name."""
-    return select([name])[0]
+    return select([name], home)[0]
 
 
-def select(names: Sequence[str]) -> list[Claim]:
+def select(names: Sequence[str], home: Path | None = None) -> list[Claim]:
     """The claims of those names, all where there are none.
 
     Raises:
         KeyError: if there is no such claim; the message says which comes nearest.
     """
-    claims = {claim.name: claim for claim in everything()}
+    claims = {claim.name: claim for claim in everything(home)}
     for name in names:
         if name not in claims:
             near = difflib.get_close_matches(name, claims, n=1, cutoff=0.4)

@@ -22,7 +22,7 @@ def newton(loss: Callable[[], Tensor], parameter: nn.Parameter) -> Tensor:
     (slope,) = torch.autograd.grad(loss(), parameter, create_graph=True)
     (curvature,) = torch.autograd.grad(slope.sum(), parameter)
     with torch.no_grad():
-        parameter -= slope.detach() / curvature
+        parameter.sub_(slope.detach() / curvature)
     return parameter.detach()
 
 

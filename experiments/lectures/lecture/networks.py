@@ -1,6 +1,27 @@
-"""Small networks that several claims train."""
+"""Models of few parameters, and a small network, that several claims train."""
 
+import torch
 from torch import Tensor, nn
+
+from scorefield.models import Cond, ScoreModel
+from scorefield.prediction import Prediction, Score
+from scorefield.schedules import Schedule
+
+
+class LinearScore(ScoreModel):
+    """s(x) = -theta x: the score of N(0, I / theta).
+
+    Args:
+        schedule: the schedule that perturbs the data.
+        theta: where it starts.
+    """
+
+    def __init__(self, schedule: Schedule, theta: float = 0.0) -> None:
+        super().__init__(schedule)
+        self.theta = nn.Parameter(torch.tensor(theta, dtype=torch.float64))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+        return Prediction(self.schedule, x, t, -self.theta * x, Score())
 
 
 class PlainMLP(nn.Module):

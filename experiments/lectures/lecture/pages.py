@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from lecture.claims import HOME, Check, Claim, everything
+from lecture.claims import HOME, Check, Claim, everything, name_of
 from scorefield.records.markup import plain
 
 BEGIN = "<!-- from config.yaml, by `python experiments/lectures/run.py --pages` -->"
@@ -56,8 +56,9 @@ def _first(claim: Claim) -> str:
 
 
 def prose(claim: Claim) -> str:
-    """A claim's page without its heading and without the part that repeats the configuration."""
-    return claim.page.split(BEGIN)[0].split("\n", 1)[1].strip()
+    """A claim's page without heading and repetitions of the configuration; links to other claims lead down the page."""
+    text = claim.page.split(BEGIN)[0].split("\n", 1)[1].strip()
+    return re.sub(r"\]\(\.\./(\w+)/README\.md\)", lambda link: f"](#{name_of(link[1])})", text)
 
 
 def rewritten(page: Path, heading: str | None, part: str) -> str:

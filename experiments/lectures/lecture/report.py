@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 import yaml
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from lecture import pages
 from lecture.verdicts import Outcome, Verdict, figure_of
 from scorefield.records.files import write_atomically
-from scorefield.records.markup import document, duration, number, picture, plain, section
+from scorefield.records.markup import document, duration, picture, plain, section
 
 # Raw HTML in a page is escaped, not passed on.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -65,13 +66,23 @@ def _claim(outcome: Outcome, output: Path) -> str:
     parts = [
         f'<p class="byline">{" ".join(facts)}</p>',
         f"<div>{_MARKDOWN.render(pages.prose(claim))}</div>",
-        picture(figure_of(claim, output), claim.title, "panel plot"),
+        _figure(outcome, output),
         _error(outcome),
         _numbers(outcome),
         f'<details class="panel"><summary>Settings</summary><pre>{escape(_settings(outcome))}</pre></details>',
     ]
     inside = "\n".join(filter(None, parts))
     return f'<section id="{claim.name}">\n<h2>{claim.name} {escape(claim.title)}</h2>\n{inside}\n</section>'
+
+
+def _figure(outcome: Outcome, output: Path) -> str:
+    """The figure, embedded and no larger than it was drawn."""
+    path = figure_of(outcome.claim, output)
+    if not path.exists():
+        return ""
+    with Image.open(path) as image:
+        width = image.width
+    return f'<div style="max-width: {width}px">{picture(path, outcome.claim.title, "panel plot")}</div>'
 
 
 def _error(outcome: Outcome) -> str:
@@ -81,7 +92,7 @@ def _error(outcome: Outcome) -> str:
 def _numbers(outcome: Outcome) -> str:
     rows = [_row(verdict) for verdict in outcome.verdicts]
     rows += [
-        f'<tr><th scope="row">{escape(name)}</th><td class="value">{number(value)}</td>'
+        f'<tr><th scope="row">{escape(name)}</th><td class="value">{_value(value)}</td>'
         f'<td class="value">–</td><td class="value">–</td><td class="fields">not judged</td><td></td></tr>'
         for name, value in outcome.also.items()
     ]
@@ -91,9 +102,14 @@ def _numbers(outcome: Outcome) -> str:
     return f'<div class="panel scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
 
 
+def _value(value: float) -> str:
+    """A measured value with the digits that tolerances here ask for, and all of them in its title."""
+    return f'<data value="{value!r}" title="{value!r}">{value:.7g}</data>'
+
+
 def _row(verdict: Verdict) -> str:
     check = verdict.check
-    value = "nothing" if verdict.value is None else number(verdict.value)
+    value = "nothing" if verdict.value is None else _value(verdict.value)
     return (
         f'<tr><th scope="row">{escape(check.quantity)}</th><td class="value">{value}</td>'
         f'<td class="value">{escape(pages.expected(check))}</td><td class="value">{escape(str(check.tolerance))}</td>'
