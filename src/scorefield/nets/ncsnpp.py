@@ -370,6 +370,7 @@ class NCSNpp(Remembered, nn.Module):
             decoder.append(DecoderLevel(stages, collect, change(here, UpConv) if level else None))
         self.decoder = nn.ModuleList(decoder)
         self.activation = act
+        self.residual_resampling = residual_resampling
         ends_in_image = getattr(decoder[-1].collect, "makes_images", False)
         self.norm = None if ends_in_image else norm(here)
         self.leave = None if ends_in_image else nn.Conv2d(here, image_channels, 3, padding=1)
