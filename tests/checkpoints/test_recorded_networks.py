@@ -89,7 +89,7 @@ def test_score(name, tmp_path):
     torch.save(n.state, tmp_path / "state.pt")
     model = load(n.source, tmp_path / "state.pt", n.config)
     score = model(n.tensors["in/x"], n.tensors["in/time"]).score
-    # The label is computed from the time here and was recorded there: one more rounding, of phases up to several hundred.
+    # The label is computed from the time here and was recorded there: one more rounding, of phases of some hundred.
     assert furthest(score, n.tensors["out_score"]) <= 5 * n.gap
 
 

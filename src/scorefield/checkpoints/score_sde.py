@@ -297,7 +297,7 @@ def _matrix(ours: str, theirs: str) -> list[Rule]:
 
 
 def _turned(matrix: Tensor) -> Tensor:
-    return matrix.T[:, :, None, None]
+    return matrix.transpose(0, 1)[:, :, None, None]
 
 
 def unpacked(content: Any, weights: str) -> dict[str, Tensor]:
