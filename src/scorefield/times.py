@@ -53,8 +53,8 @@ class Uniform(TimeLaw):
 class Ladder(TimeLaw):
     """Equally likely levels at equal distances from t_min to t_max: of NCSN's ladder, or of DDPM's chain.
 
-    On VE with t_min = 0 the levels are those of a geometric ladder (Song and Ermon 2019, section 3.2), on `Tabulated` with
-    as many levels those of the table (Ho et al. 2020, algorithm 1).
+    On VE with t_min = 0 the levels are those of a geometric ladder (Song and Ermon 2019, section 3.2), on `Tabulated`
+    with as many levels those of the table (Ho et al. 2020, algorithm 1).
 
     Args:
         size: number of levels, at least 2.
