@@ -373,6 +373,22 @@ class Tabulated(Schedule):
         alpha_bar = torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0)
         return cls(alpha_bar.sqrt().tolist(), (1 - alpha_bar).sqrt().tolist())
 
+    @classmethod
+    def linear(cls, levels: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> "Tabulated":
+        """`ddpm` with variances in equal steps, by default those of Ho et al. 2020, section 4.
+
+        Args:
+            levels: number of levels, at least 2.
+            beta_first: variance of the first step, > 0.
+            beta_last: variance of the last step, < 1.
+        """
+        if levels < 2 or not 0 < beta_first <= beta_last < 1:
+            raise ValueError(
+                f"need levels >= 2 and 0 < beta_first <= beta_last < 1, got levels={levels}, beta_first={beta_first}, "
+                f"beta_last={beta_last}"
+            )
+        return cls.ddpm(torch.linspace(beta_first, beta_last, levels, dtype=torch.float64).tolist())
+
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         position, table = t * self.levels, self._log_alpha.to(t)
         low = position.detach().floor().clamp(0, self.levels - 1).long()

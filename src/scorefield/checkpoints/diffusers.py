@@ -66,11 +66,7 @@ def network(settings: Settings) -> DDPM:
     offset = get("freq_shift", 0)
     if offset not in (0, 1):
         raise ValueError(f"{SOURCE}: config.freq_shift={offset} must be 0 or 1")
-    activation = settings.choice(
-        "act_fn",
-        {"silu": nn.SiLU(), "swish": nn.SiLU(), "relu": nn.ReLU(), "gelu": nn.GELU(), "mish": nn.Mish()},
-        "silu",
-    )
+    settings.choice("act_fn", {"silu": None, "swish": None}, "silu")  # with others the library mixes it with SiLU
     return DDPM(
         image_channels=get("in_channels"),
         channels=widths[0],
@@ -84,7 +80,6 @@ def network(settings: Settings) -> DDPM:
         head_channels=settings.values.get("attention_head_dim", 8),
         groups=get("norm_num_groups", 32),
         eps=get("norm_eps", 1e-5),
-        activation=activation,
         dropout=get("dropout", 0.0),
     )
 

@@ -43,7 +43,7 @@ def network(settings: Settings) -> NCSNpp | ADM:
         "blocks": get("num_blocks", 4 if song else 3),
         "attention": [level for level in range(len(multipliers)) if size >> level in resolutions],
         "condition": channels * get("channel_mult_emb", 4),
-        "classes": get("label_dim", 0),
+        "classes": get("label_dim", 0) or None,
         "augmentations": get("augment_dim", 0),
         "dropout": get("dropout", 0.1),
     }

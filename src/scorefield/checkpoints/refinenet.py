@@ -57,7 +57,8 @@ def from_state(state: State, settings: Settings) -> nn.Module:
     """The authors' function of (x, index of the noise level), with these weights."""
     net = _filled(state, settings)
     divide = settings.source == "ncsnv2"
-    return AsPublished(net, centre=not _is_scaled(settings), divide=divide, sigmas=_ladder(state, settings))
+    sigmas = _ladder(state, settings) if divide else None
+    return AsPublished(net, centre=not _is_scaled(settings), divide=divide, sigmas=sigmas)
 
 
 def model(state: State, settings: Settings) -> NetworkModel:

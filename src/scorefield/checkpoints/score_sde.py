@@ -183,21 +183,29 @@ def _ladder(state: State, settings: Settings) -> Tensor:
 
 
 def _fill(net: nn.Module, state: State, settings: Settings) -> None:
-    fitted(net, state, rules(net), SOURCE, unused=lambda name: name == "sigmas")
+    # A network that is not told the noise level may still carry the frequencies with which it would have been.
+    idle = _is_fourier(settings) and not settings.get("model.conditional", True)
+    unused = {"sigmas", "all_modules.0.W"} if idle else {"sigmas"}
+    fitted(net, state, rules(net, idle), SOURCE, unused=lambda name: name in unused)
 
 
-def rules(net: nn.Module) -> list[Rule]:
-    """The authors' names for each of our tensors."""
+def rules(net: nn.Module, idle_features: bool = False) -> list[Rule]:
+    """The authors' names for each of our tensors.
+
+    Args:
+        net: our network.
+        idle_features: whether their list begins with frequencies that ours has no use for.
+    """
     assert isinstance(net, DDPM | NCSNpp)
-    return numbered(_parts(net), "all_modules")
+    return numbered(_parts(net, idle_features), "all_modules")
 
 
-def _parts(net: DDPM | NCSNpp) -> Iterator[Part]:
+def _parts(net: DDPM | NCSNpp, idle_features: bool) -> Iterator[Part]:
     """Our layers in the order of the authors' list; some entries of it have no weights."""
-    plain_shortcut = isinstance(net, DDPM) or not any(
-        isinstance(m, ShiftBlock) and not isinstance(m.resample, nn.Identity) for m in net.modules()
-    )
+    plain_shortcut = isinstance(net, DDPM) or not net.residual_resampling
     conditioning = net.conditioning
+    if conditioning is None and idle_features:
+        yield lambda n: []
     if conditioning is not None:
         if isinstance(conditioning.features, GaussianFourier):
             yield lambda n: [Rule("conditioning.features.frequencies", (f"{n}.W",))]
@@ -289,7 +297,7 @@ def _matrix(ours: str, theirs: str) -> list[Rule]:
 
 
 def _turned(matrix: Tensor) -> Tensor:
-    return matrix.T[:, :, None, None]
+    return matrix.transpose(0, 1)[:, :, None, None]
 
 
 def unpacked(content: Any, weights: str) -> dict[str, Tensor]:

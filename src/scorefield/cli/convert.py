@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from scorefield.checkpoints import load
 from scorefield.cli.app import refuse, run_app
-from scorefield.cli.runs import make_data
+from scorefield.cli.runs import build
 from scorefield.errors import BadFileError, UserError
 from scorefield.models import NetworkModel
 from scorefield.recipe import recipe
@@ -18,6 +19,7 @@ from scorefield.records.files import write_atomically
 from scorefield.records.rundir import RunDir
 
 _ONLY_HERE = ("source", "checkpoint", "authors")
+_LOOPS = ("fit", "validate", "test", "predict")  # of Lightning, whose states belong to a checkpoint
 
 
 def main(config: DictConfig) -> None:
@@ -37,7 +39,7 @@ def main(config: DictConfig) -> None:
         raise UserError(f"{path} holds a {type(averaged).__name__}; only networks are made a run of")
     stored = run_config({key: value for key, value in asked.items() if key not in _ONLY_HERE}, averaged)
     refuse(stored, "evaluation", f"a run of {path}")
-    make_data(stored)
+    parts = build(stored)
     run.create()
     state = {f"model.{name}": tensor for name, tensor in raw.state_dict().items()}
     content = {
@@ -47,8 +49,9 @@ def main(config: DictConfig) -> None:
         "state_dict": state,
         "optimizer_states": [],
         "lr_schedulers": [],
-        "loops": {},
+        "loops": {f"{name}_loop": getattr(parts.trainer, f"{name}_loop").state_dict() for name in _LOOPS},
         "callbacks": {},
+        "losses": torch.empty(0),
         "ema": {"updates": 1, "state_dict": dict(averaged.state_dict())},
     }
     write_tensors(run.checkpoint(0), content)

@@ -23,14 +23,14 @@ class ADMConditioning(nn.Module):
     Args:
         features: e.
         width: length of c.
-        classes: number of classes; 0 for a network without.
+        classes: number of classes, or None for a network without.
         augmentations: length of the vector that tells how an image was augmented; 0 for a network without.
     """
 
-    def __init__(self, features: NoiseFeatures, width: int, classes: int, augmentations: int) -> None:
+    def __init__(self, features: NoiseFeatures, width: int, classes: int | None, augmentations: int) -> None:
         super().__init__()
         self.features = features
-        self.classes = classes
+        self.classes = classes or 0
         self.augment_map = zero_init(nn.Linear(augmentations, features.dim, bias=False)) if augmentations else None
         self.inner = nn.Linear(features.dim, width)
         self.outer = nn.Linear(width, width)
@@ -111,7 +111,7 @@ class ADM(Remembered, nn.Module):
         attention: levels whose residual blocks are followed by attention, counted from 0.
         head_channels: least number of channels of an attention head; where there are fewer, there is no attention.
         condition: length of the vector that conditions the blocks; None takes 4 ``channels``.
-        classes: number of classes; 0 for a network without.
+        classes: number of classes, or None for a network without.
         augmentations: length of the augmentation labels; 0 for a network without.
         dropout: probability of dropping a feature, in [0, 1).
         fused_attention: see `SelfAttention`.
@@ -127,7 +127,7 @@ class ADM(Remembered, nn.Module):
         attention: Sequence[int] = (),
         head_channels: int = 64,
         condition: int | None = None,
-        classes: int = 0,
+        classes: int | None = None,
         augmentations: int = 0,
         dropout: float = 0.0,
         fused_attention: bool = True,

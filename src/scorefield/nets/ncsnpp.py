@@ -53,17 +53,22 @@ class LabelledConditioning(nn.Module):
         features: e.
         width: length of c.
         activation: act.
-        classes: K; 0 for a network without classes.
+        classes: K, or None for a network without classes.
         augmentations: length of the vector that tells how an image was augmented; 0 for a network without.
     """
 
     def __init__(
-        self, features: NoiseFeatures, width: int, activation: nn.Module, classes: int = 0, augmentations: int = 0
+        self,
+        features: NoiseFeatures,
+        width: int,
+        activation: nn.Module,
+        classes: int | None = None,
+        augmentations: int = 0,
     ) -> None:
         super().__init__()
         self.features = features
         self.activation = activation
-        self.classes = classes
+        self.classes = classes or 0
         self.class_map = nn.Linear(classes, features.dim) if classes else None
         self.augment_map = nn.Linear(augmentations, features.dim, bias=False) if augmentations else None
         self.inner = nn.Linear(features.dim, width)
@@ -290,7 +295,7 @@ class NCSNpp(Remembered, nn.Module):
         output_pyramid: `OutputSkip` or `OutputResidual`; None for none.
         gain: factor of every sum of two branches: 1 / sqrt(2), or 1 to leave them as they are.
         condition: length of the vector that conditions the blocks; None takes 4 ``channels``.
-        classes: number of classes; 0 for a network without.
+        classes: number of classes, or None for a network without.
         augmentations: length of the augmentation labels; 0 for a network without.
         activation: the nonlinearity; None takes SiLU.
         dropout: probability of dropping a feature, in [0, 1).
@@ -312,7 +317,7 @@ class NCSNpp(Remembered, nn.Module):
         output_pyramid: Callable[..., nn.Module] | None = None,
         gain: float = math.sqrt(0.5),
         condition: int | None = None,
-        classes: int = 0,
+        classes: int | None = None,
         augmentations: int = 0,
         activation: nn.Module | None = None,
         dropout: float = 0.0,
@@ -370,6 +375,7 @@ class NCSNpp(Remembered, nn.Module):
             decoder.append(DecoderLevel(stages, collect, change(here, UpConv) if level else None))
         self.decoder = nn.ModuleList(decoder)
         self.activation = act
+        self.residual_resampling = residual_resampling
         ends_in_image = getattr(decoder[-1].collect, "makes_images", False)
         self.norm = None if ends_in_image else norm(here)
         self.leave = None if ends_in_image else nn.Conv2d(here, image_channels, 3, padding=1)
