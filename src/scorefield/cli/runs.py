@@ -27,6 +27,7 @@ from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
 from scorefield.training.loggers import RunLogger
 from scorefield.training.module import ScoreModule
+from scorefield.training.processes import end_together
 
 Config = Mapping[str, Any]
 Weights = Literal["ema", "raw"]
@@ -129,6 +130,7 @@ def build(config: Config) -> Parts:
         default_root_dir=config["run_dir"],
         plugins=[RunCheckpointIO()],
     )
+    end_together(trainer)
     interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulated:
         raise UserError(
