@@ -22,6 +22,7 @@ from scorefield.models import ScoreModel
 from scorefield.records import checkpoints
 from scorefield.records.result import config_hash
 from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks import Stopwatch
 from scorefield.training.checkpoint_io import RunCheckpointIO
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
@@ -117,8 +118,7 @@ def build(config: Config) -> Parts:
         seed,
         conditional,
     )
-    nodes = {"ema": config["ema"], **config["callbacks"], "timer": {"_target_": "pytorch_lightning.callbacks.Timer"}}
-    callbacks = [make(node) for node in nodes.values() if node]
+    callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node] + [Stopwatch()]
     loggers = [make(node) for node in config["logger"].values() if node is not None]
     for logger in loggers:
         if isinstance(logger, RunLogger):

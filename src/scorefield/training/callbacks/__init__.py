@@ -7,6 +7,7 @@ from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
 from scorefield.training.callbacks.quality import SampleQuality
 from scorefield.training.callbacks.samples import SampleGrid
+from scorefield.training.callbacks.stopwatch import Stopwatch
 
 __all__ = [
     "BitsPerDim",
@@ -20,5 +21,6 @@ __all__ = [
     "SampleQuality",
     "SkipNonFinite",
     "StopOnNonFinite",
+    "Stopwatch",
     "TrainingLog",
 ]
