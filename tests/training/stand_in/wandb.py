@@ -39,11 +39,11 @@ def init(**options):
     return Run()
 
 
-def Settings(**settings):  # noqa: N802
+def Settings(**settings):
     return settings
 
 
-def Image(path):  # noqa: N802
+def Image(path):
     return ["image", *Picture.open(path).size]
 
 
