@@ -212,6 +212,18 @@ def test_make_lists_every_goal():
 
 @pytest.mark.slow
 def test_the_benchmark_runs():
-    script = [sys.executable, "experiments/speed/bench.py", "--steps", "12", "--repeats", "1", "--batch", "8"]
+    script = [
+        sys.executable,
+        "experiments/speed/bench.py",
+        "--steps",
+        "12",
+        "--repeats",
+        "1",
+        "--batch",
+        "8",
+        "--pairs",
+        "3",
+    ]
     run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in run.stdout.splitlines()[1:4]] == ["sampling", "training", "likelihood"]
+    lines = [line.split()[0] for line in run.stdout.splitlines()[1:5]]
+    assert lines == ["sampling", "training", "guards", "likelihood"]

@@ -214,8 +214,31 @@ MISTAKES = {
         ["experiment=toy_rings", "callbacks=digits"],
         "measures images of 17 grey levels with DigitFeatures, but rings has none",
     ),
+    "likelihood of data without a density": (
+        ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
+        "callbacks.likelihood takes the likelihood of swiss_roll, which has no density as it is configured",
+    ),
     "pictures' features for digits": (["callbacks=images"], "measures images of 256 grey levels"),
 }
+
+
+CONTRADICTIONS = {
+    "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
+    "a schedule that the objective cannot use": ["schedule=constant"],
+    "more devices than there are": ["trainer.devices=10000"],
+    "a sweep of runs with several processes": ["-m", "seed=1,2", "trainer=ddp_cpu"],
+    "a batch that cannot be shared": ["trainer=ddp_cpu", "data.batch_size=3"],
+}
+
+
+@pytest.mark.parametrize("arguments", CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
+def test_contradictory_settings_end_with_code_2(capsys, arguments):
+    said = refused(capsys, *arguments)
+    assert "nothing was started" in said
+
+
+def test_points_on_a_curve_are_accepted_where_no_likelihood_is_taken():
+    assert found("experiment=toy_swiss_roll", "+data.dataset.std=0", "callbacks.likelihood=null") == []
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES.keys())

@@ -130,7 +130,7 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
 def checkpoint(run_dir: Path) -> dict[str, Any]:
     """The newest checkpoint, without what the clock says."""
     content = torch.load(RunDir(run_dir).checkpoints()[-1], weights_only=True)
-    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if "Timer" not in k}
+    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if "Stopwatch" not in k}
     return content
 
 

@@ -368,6 +368,19 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"
 
 
+def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
+    """A likelihood is taken of data only that have one."""
+    data = draft.parts["data"]["dataset"]
+    if not isinstance(data, Data) or data.has_density:
+        return
+    for name, callback in draft.parts["callbacks"].items():
+        if isinstance(getattr(callback, "flow", None), ProbabilityFlow):
+            yield (
+                f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
+                f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
+            )
+
+
 def quality_knows_the_images(draft: Draft) -> Iterator[str]:
     """A feature extractor sees images of its own number of grey levels."""
     data = draft.parts["data"]["dataset"]
@@ -427,6 +440,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         objective_fits_schedule,
         samplers_fit_schedule,
         densities_are_known,
+        likelihood_has_a_density,
         quality_knows_the_images,
         evaluations_take_place,
     ),
@@ -438,6 +452,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         data_are_described,
         samplers_fit_schedule,
         densities_are_known,
+        likelihood_has_a_density,
         quality_knows_the_images,
         evaluations_take_place,
     ),

@@ -9,6 +9,7 @@ from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
 from scorefield.training.callbacks.quality import SampleQuality
 from scorefield.training.callbacks.samples import SampleGrid
+from scorefield.training.callbacks.stopwatch import Stopwatch
 from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "SampleQuality",
     "SkipNonFinite",
     "StopOnNonFinite",
+    "Stopwatch",
     "TotalVariation",
     "TrainingLog",
 ]
