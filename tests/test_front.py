@@ -126,7 +126,7 @@ def test_the_table_of_groups_is_the_conf_folder():
     shown = {group: set(re.findall(r"`(\w+)`", options)) for group, options in rows.items()}
     folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
     there = {folder.name: {path.stem for path in folder.glob("*.yaml")} for folder in folders}
-    single = {"hydra", "model"}  # one file each: nothing to choose
+    single = {"hydra"}  # one file: nothing to choose
     assert all(len(there[group]) == 1 for group in single)
     assert shown == {group: options for group, options in there.items() if group not in single}
 
@@ -212,6 +212,18 @@ def test_make_lists_every_goal():
 
 @pytest.mark.slow
 def test_the_benchmark_runs():
-    script = [sys.executable, "experiments/speed/bench.py", "--steps", "12", "--repeats", "1", "--batch", "8"]
+    script = [
+        sys.executable,
+        "experiments/speed/bench.py",
+        "--steps",
+        "12",
+        "--repeats",
+        "1",
+        "--batch",
+        "8",
+        "--pairs",
+        "3",
+    ]
     run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert [line.split()[0] for line in run.stdout.splitlines()[1:4]] == ["sampling", "training", "likelihood"]
+    lines = [line.split()[0] for line in run.stdout.splitlines()[1:5]]
+    assert lines == ["sampling", "training", "guards", "likelihood"]

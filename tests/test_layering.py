@@ -11,11 +11,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorefield"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: ["tensors", "noise", "errors", "torchvision_ops"],
-    1: ["schedules", "divergence", "ode", "nets", "data"],
+    0: ["tensors", "noise", "errors", "recipe", "torchvision_ops"],
+    1: ["archives", "schedules", "divergence", "ode", "nets", "data"],
     2: ["prediction", "times", "grids", "jacobian", "metrics"],
-    3: ["models", "checkpoints"],
-    4: ["kernels", "constraints", "probability_flow", "fokker_planck", "tweedie"],
+    3: ["models"],
+    4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie"],
     5: ["samplers", "objectives"],
     6: ["training", "records"],
     7: ["cli"],

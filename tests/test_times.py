@@ -8,17 +8,17 @@ import torch
 from scipy import stats
 
 from scorefield.noise import StreamNoise
-from scorefield.schedules import VE, VP, Constant, Linear, SubVP
-from scorefield.times import Importance, LogNormal, Stratified, TimeLaw, Uniform
+from scorefield.schedules import VE, VP, Constant, Linear, SubVP, Tabulated
+from scorefield.times import Importance, Ladder, LogNormal, Stratified, TimeLaw, Uniform
 
 N = 40_000
 
 
 def test_every_law_is_covered():
-    assert set(TimeLaw.__subclasses__()) == {Uniform, LogNormal, Importance, Stratified}
+    assert set(TimeLaw.__subclasses__()) == {Uniform, Ladder, LogNormal, Importance, Stratified}
 
 
-@pytest.mark.parametrize("law", [Uniform(), LogNormal(-1.2, 1.2), Importance()], ids=str)
+@pytest.mark.parametrize("law", [Uniform(), Ladder(7), LogNormal(-1.2, 1.2), Importance()], ids=str)
 def test_times_stay_inside_the_schedule(schedule, law):
     t, weight = law.sample(N, schedule, StreamNoise(0))
     assert t.dtype == torch.float64
@@ -32,6 +32,20 @@ def test_uniform_is_uniform(schedule):
     law = stats.uniform(schedule.t_min, schedule.t_max - schedule.t_min)
     assert stats.kstest(t.numpy(), law.cdf).pvalue > 1e-3
     assert (weight == 1).all()
+
+
+def test_a_ladder_has_the_levels_of_the_geometric_ladder_and_of_the_table():
+    """sigma_i = sigma_1 (sigma_L / sigma_1)^(i / (L - 1)), each with probability 1 / L; and the chain's own levels."""
+    ladder = VE(0.01, 1.0, t_min=0.0)
+    t, weight = Ladder(10).sample(N, ladder, StreamNoise(1))
+    levels, counts = t.unique(return_counts=True)
+    np.testing.assert_allclose(ladder.sigma(levels).numpy(), np.geomspace(0.01, 1.0, 10), rtol=1e-12)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+    assert (weight == 1).all()
+    chain = Tabulated.linear(50, 1e-3, 0.1)
+    t, _ = Ladder(50).sample(N, chain, StreamNoise(1))
+    survival = np.cumprod(1 - np.linspace(1e-3, 0.1, 50))
+    np.testing.assert_allclose(chain.alpha(t.unique()).numpy() ** 2, survival, rtol=1e-12)
 
 
 def test_log_normal_is_a_truncated_normal_of_the_log_ratio(schedule):

@@ -1,11 +1,12 @@
 """Kill runs at random moments, resume them, and compare them bit for bit with the run that was never killed.
 
-    python experiments/stress/stress.py --kills 50 --pairs 20
+    python experiments/stress/stress.py --kills 50 --pairs 20 --aimed 10
 
 Every trial starts the same short digits run, kills all its processes with SIGKILL after a time drawn over the whole
-run (training, validation, saving and the final evaluation), resumes it until it ends, and compares weights, averaged
-weights, optimiser state, every journal line (but for the clock), every final metric and the final samples. ``--pairs``
-of the trials run on two processes. Exits with 1 if any trial differs.
+run (start-up, training, validation, saving and the final evaluation), resumes it until it ends, and compares weights,
+averaged weights, optimiser state, every journal line (but for the clock), every final metric and the final samples.
+``--pairs`` of the trials run on two processes. Saving takes a small part of the time and is rarely hit by chance, so
+``--aimed`` more trials wait for a save or a validation and kill in it, in turn. Exits with 1 if any trial differs.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +47,23 @@ SETTINGS = (
     "sampler.steps=5",
 )
 CLOCK = {"time", "steps_per_second"}
+ROOT = Path(__file__).parents[2]
 
 
-def command(run_dir: Path, processes: int, seed: int) -> list[str]:
+def command(run_dir: Path, processes: int) -> list[str]:
     """The run under test."""
     trainer = ["trainer=ddp_cpu"] if processes == 2 else []
-    return [sys.executable, "-m", "scorefield.cli.train", f"run_dir={run_dir}", f"seed={seed}", *trainer, *SETTINGS]
+    phase = [
+        "+callbacks.phase._target_=experiments.stress.phases.Phase",
+        f"+callbacks.phase.path={run_dir.parent / 'phase.txt'}",
+    ]
+    return [sys.executable, "-m", "scorefield.cli.train", f"run_dir={run_dir}", *trainer, *SETTINGS, *phase]
 
 
 def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
     """A process group of its own, so that all of the run's processes can be killed at once."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "SCOREFIELD_PLUGINS": "experiments.stress"}
     with log.open("ab") as out:
         return subprocess.Popen(
             arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
@@ -68,16 +76,34 @@ def finish(arguments: list[str], log: Path) -> None:
         sys.exit(f"the run failed; its log {log}:\n{log.read_text()[-3000:]}")
 
 
-def killed(arguments: list[str], log: Path, after: float) -> bool:
-    """Start and kill after so many seconds; False if the run had ended before."""
-    process = start(arguments, log)
+def phase_of(folder: Path) -> str:
+    """What the run in a trial's folder is doing."""
+    file = folder / "phase.txt"
+    phase = file.read_text() if file.exists() else ""
+    return phase or "start-up"
+
+
+def killed(arguments: list[str], folder: Path, after: float, aim: str | None = None) -> str | None:
+    """Start and kill; where it was when it died, or None if the run had ended before.
+
+    Args:
+        arguments: the command line.
+        folder: the trial's.
+        after: seconds from the start, or from the beginning of the phase that is aimed at.
+        aim: phase to wait for.
+    """
+    (folder / "phase.txt").unlink(missing_ok=True)
+    process = start(arguments, folder / "log.txt")
+    while aim and process.poll() is None and phase_of(folder) != aim:
+        time.sleep(0.0005)
     try:
         process.wait(timeout=after)
-        return False
+        return None
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return True
+    half = any((folder / "run" / "checkpoints").glob("*.tmp"))
+    return "saving, half a file left" if half else phase_of(folder)
 
 
 def outcome(path: Path) -> dict[str, Any]:
@@ -117,50 +143,63 @@ def difference(a: Any, b: Any, where: str = "") -> str | None:
     return None if a == b else f"{where}: {a!r:.80} against {b!r:.80}"
 
 
-def trial(folder: Path, processes: int, reference: dict[str, Any], length: float, rng: random.Random) -> str | None:
-    """Kill once, at a time after the run's directory was made, and sometimes a second time; resume; compare."""
-    run_dir, log = folder / "run", folder / "log.txt"
+def trial(
+    folder: Path, processes: int, reference: dict[str, Any], length: float, rng: random.Random, aim: str | None
+) -> tuple[list[str], str | None]:
+    """Kill once, and sometimes a second time; resume; compare. Where it died, and the first difference."""
+    run_dir = folder / "run"
     folder.mkdir(parents=True)
-    first = killed(command(run_dir, processes, 0), log, rng.uniform(0.25, 1.0) * length)
-    if first and rng.random() < 0.3:
-        killed(again(run_dir, processes), log, rng.uniform(0.4, 1.0) * length)
-    finish(again(run_dir, processes), log)
-    return difference(reference, outcome(run_dir))
+    after = rng.uniform(0.0, 0.01) if aim else rng.uniform(0.0, length)
+    places = [killed(command(run_dir, processes), folder, after, aim)]
+    if places[0] and rng.random() < 0.3:
+        places.append(killed(again(run_dir, processes), folder, rng.uniform(0.0, length)))
+    if not RunDir(run_dir).result.exists():
+        finish(again(run_dir, processes), folder / "log.txt")
+    return [place for place in places if place], difference(reference, outcome(run_dir))
 
 
 def again(run_dir: Path, processes: int) -> list[str]:
     """Resume, or start anew where the run was killed before it had written its configuration."""
     if RunDir(run_dir).config.exists():
         return [sys.executable, "-m", "scorefield.cli.resume", str(run_dir)]
-    return command(run_dir, processes, 0)
+    return command(run_dir, processes)
 
 
 def main() -> None:
     """Run all trials and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="number of trials")
+    parser.add_argument("--kills", type=int, default=50, help="number of trials at random times")
     parser.add_argument("--pairs", type=int, default=20, help="how many of them run on two processes")
+    parser.add_argument(
+        "--aimed", type=int, default=10, help="number of further trials, aimed at saves and validations"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the times of death")
     parser.add_argument("--keep", type=Path, help="folder to keep the runs in; a temporary one by default")
     arguments = parser.parse_args()
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="scorefield-stress-"))
     rng, failures = random.Random(arguments.seed), []
-    references = {}
+    references, places = {}, Counter[str]()
     for processes in (1, 2) if arguments.pairs else (1,):
-        begun = time.monotonic()
         path = folder / f"reference-{processes}"
         path.mkdir(parents=True)
-        finish(command(path / "run", processes, 0), path / "log.txt")
+        begun = time.monotonic()
+        finish(command(path / "run", processes), path / "log.txt")
         references[processes] = (outcome(path / "run"), time.monotonic() - begun)
         print(f"reference on {processes} process(es): {references[processes][1]:.1f} s", flush=True)
-    for i in track(range(arguments.kills), description="kills"):
+    number = arguments.kills + arguments.aimed
+    for i in track(range(number), description="kills"):
+        aim = None if i < arguments.kills else ("saving", "validation")[i % 2]
         processes = 2 if i < arguments.pairs else 1
-        found = trial(folder / f"trial-{i:03d}", processes, *references[processes], rng)
+        died, found = trial(folder / f"trial-{i:03d}", processes, *references[processes], rng, aim)
+        places.update(died)
+        print(f"trial {i}, {processes} process(es): {', then '.join(died) or 'ended before'}", flush=True)
         if found is not None:
             failures.append(i)
-            print(f"trial {i} on {processes} process(es) differs at {found}", flush=True)
-    equal = arguments.kills - len(failures)
-    print(f"{equal} of {arguments.kills} resumed runs are equal bit for bit; runs in {folder}")
+            print(f"trial {i} differs at {found}", flush=True)
+    print(
+        f"{places.total()} kills in {number} trials: {', '.join(f'{n} in {what}' for what, n in places.most_common())}"
+    )
+    print(f"{number - len(failures)} of {number} resumed runs are equal bit for bit; runs in {folder}")
     sys.exit(bool(failures))
 
 

@@ -87,8 +87,6 @@ def circulation(function: Field, loop: Tensor) -> Tensor:
     """
     n = len(loop)
     frequency = torch.fft.fftfreq(n, 1 / n, dtype=loop.dtype, device=loop.device)
-    if n % 2 == 0:
-        frequency[n // 2] = 0  # the highest frequency of an even number of points has no derivative
     spectrum = torch.fft.fft(loop.flatten(1), dim=0)
     tangent = torch.fft.ifft(1j * frequency[:, None] * spectrum, dim=0).real
     with torch.no_grad():

@@ -6,6 +6,7 @@ the clean sample and the noise:
     data        1                  0
     noise       0                  1
     score       0                 -1 / sigma
+    scaled      0                 -1
     velocity    alpha'             sigma'
     Karras      sigma / (d n)     -alpha d / n          n = sqrt(alpha^2 d^2 + sigma^2), d the data's std
 
@@ -56,6 +57,17 @@ class Score(Target):
 
     def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), -1 / schedule.sigma(t)
+
+
+@dataclass(frozen=True)
+class ScaledScore(Target):
+    """sigma times the score, -eps: predicted where a network's output is divided by sigma (Song and Ermon 2020, eq. 5).
+
+    The noise with the other sign, so that published networks of this convention keep theirs.
+    """
+
+    def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), -torch.ones_like(t)
 
 
 @dataclass(frozen=True)

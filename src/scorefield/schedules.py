@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from scorefield.noise import Noise
+from scorefield.recipe import Remembered
 from scorefield.tensors import event_size, event_sum, per_sample
 
 
@@ -30,7 +31,7 @@ def _time_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return value
 
 
-class Schedule(ABC):
+class Schedule(Remembered, ABC):
     """The two scales of x_t = alpha(t) x + sigma(t) eps, and all that follows from them.
 
     A schedule is given by `alpha` and `sigma`. Every other method is derived from them once, here; a subclass may
@@ -48,8 +49,11 @@ class Schedule(ABC):
         self.t_max = t_max
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value}" for name, value in vars(self).items() if not isinstance(value, Tensor))
+        fields = ", ".join(f"{name}={value}" for name, value in self._fields())
         return f"{type(self).__name__}({fields})"
+
+    def _fields(self) -> list[tuple[str, object]]:
+        return [(k, v) for k, v in vars(self).items() if k != "_made_with" and not isinstance(v, Tensor)]
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -368,6 +372,22 @@ class Tabulated(Schedule):
         """The chain x_i = sqrt(1 - beta_i) x_(i-1) + sqrt(beta_i) z (Ho et al. 2020, eq. 2-4)."""
         alpha_bar = torch.cumprod(1 - torch.as_tensor(betas, dtype=torch.float64), 0)
         return cls(alpha_bar.sqrt().tolist(), (1 - alpha_bar).sqrt().tolist())
+
+    @classmethod
+    def linear(cls, levels: int = 1000, beta_first: float = 1e-4, beta_last: float = 0.02) -> "Tabulated":
+        """`ddpm` with variances in equal steps, by default those of Ho et al. 2020, section 4.
+
+        Args:
+            levels: number of levels, at least 2.
+            beta_first: variance of the first step, > 0.
+            beta_last: variance of the last step, < 1.
+        """
+        if levels < 2 or not 0 < beta_first <= beta_last < 1:
+            raise ValueError(
+                f"need levels >= 2 and 0 < beta_first <= beta_last < 1, got levels={levels}, beta_first={beta_first}, "
+                f"beta_last={beta_last}"
+            )
+        return cls.ddpm(torch.linspace(beta_first, beta_last, levels, dtype=torch.float64).tolist())
 
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         position, table = t * self.levels, self._log_alpha.to(t)

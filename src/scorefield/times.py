@@ -50,6 +50,28 @@ class Uniform(TimeLaw):
 
 
 @dataclass(frozen=True)
+class Ladder(TimeLaw):
+    """Equally likely levels at equal distances from t_min to t_max: of NCSN's ladder, or of DDPM's chain.
+
+    On VE with t_min = 0 the levels are those of a geometric ladder (Song and Ermon 2019, section 3.2), on `Tabulated`
+    with as many levels those of the table (Ho et al. 2020, algorithm 1).
+
+    Args:
+        size: number of levels, at least 2.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise ValueError(f"size={self.size} must be at least 2")
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        step = (u * self.size).floor().clamp(max=self.size - 1) / (self.size - 1)
+        return schedule.t_min + step * (schedule.t_max - schedule.t_min), torch.ones_like(u)
+
+
+@dataclass(frozen=True)
 class LogNormal(TimeLaw):
     """Log-normal noise-to-signal ratio, ln(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1).
 

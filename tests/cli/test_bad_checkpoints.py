@@ -22,7 +22,7 @@ from scorefield.cli.exits import answered
 from scorefield.cli.runs import load_run, newest_checkpoint
 from scorefield.cli.stored import is_part_of_a_run, stored_config
 from scorefield.cli.train import execute
-from scorefield.errors import BadFileError, Exit
+from scorefield.errors import BadFileError, Exit, UserError
 from scorefield.records import files
 from scorefield.records.checkpoints import read_checkpoint
 from scorefield.records.rundir import RunDir
@@ -314,6 +314,68 @@ def test_a_stored_configuration_may_not_name_anything_else(run, target, place):
     run.config.write_text(yaml.safe_dump(config))
     with pytest.raises(BadFileError, match=r"config\.yaml asks for"):
         stored_config(run)
+
+
+# --- packages that the user trusts
+
+OWN = """
+import os
+from pathlib import Path
+from scorefield.nets import {net}
+Path(__file__).with_name("imported").touch()
+
+class Own({net}):
+    pass
+
+def make(**arguments):
+    return Own(**arguments)
+"""
+
+
+@pytest.fixture
+def own(run, tmp_path, monkeypatch):
+    """A run whose network is of a package of the user's own, which leaves a file when it is imported."""
+    config = yaml.safe_load(run.config.read_text())
+    net = config["model"]["net"]["_target_"].rpartition(".")[2]
+    (tmp_path / "lib" / "own_package").mkdir(parents=True)
+    (tmp_path / "lib" / "own_package" / "__init__.py").write_text(OWN.format(net=net))
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    monkeypatch.delitem(sys.modules, "own_package", raising=False)
+    monkeypatch.delenv("SCOREFIELD_PLUGINS", raising=False)
+
+    def name(target: str) -> RunDir:
+        for node in (config["net"], config["model"]["net"]):
+            node["_target_"] = target
+        run.config.write_text(yaml.safe_dump(config))
+        return run
+
+    return name
+
+
+@pytest.mark.parametrize("target", ["own_package.Own", "own_package.make"])
+def test_a_package_of_the_users_own_is_a_part_of_a_run_where_the_user_names_it(own, tmp_path, monkeypatch, target):
+    run = own(target)
+    with pytest.raises(BadFileError, match="SCOREFIELD_PLUGINS=my_package"):
+        load_run(run.path)
+    assert not (tmp_path / "lib" / "own_package" / "imported").exists()  # it has not even been looked into
+    monkeypatch.setenv("SCOREFIELD_PLUGINS", "another, own_package")
+    assert type(load_run(run.path).net).__name__ == "Own"
+
+
+@pytest.mark.parametrize(
+    "target", ["own_package.os.system", "own_package.Path", "own_package.nothing", "own_package", "own_packages.Own"]
+)
+def test_what_a_trusted_package_imports_is_not_trusted(own, monkeypatch, target):
+    monkeypatch.setenv("SCOREFIELD_PLUGINS", "own_package")
+    with pytest.raises(BadFileError, match=r"config\.yaml asks for"):
+        stored_config(own(target))
+
+
+@pytest.mark.parametrize("named", ["os.system()", "a b", "/tmp", "a..b"])
+def test_plugins_are_names(own, monkeypatch, named):
+    monkeypatch.setenv("SCOREFIELD_PLUGINS", named)
+    with pytest.raises(UserError, match="give names of packages or modules"):
+        stored_config(own("own_package.Own"))
 
 
 @pytest.mark.parametrize(

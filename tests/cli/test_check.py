@@ -43,7 +43,7 @@ def test_every_experiment_is_accepted(experiment):
     assert found(f"experiment={experiment}") == []
 
 
-CHAINS = {"cd", "pcd"}  # objectives that train energies alone
+CHAINS = {"cd", "pcd", "cd_tempered"}  # objectives that train energies alone
 
 
 @pytest.mark.parametrize("objective", sorted(CHAINS))
@@ -180,8 +180,8 @@ MISTAKES = {
         "objective.chains=100 are fewer than the 512 samples of a batch",
     ),
     "vectors for an energy": (
-        ["experiment=toy_cd", "net=mlp"],
-        "model=energy needs a net that returns one number per sample, but MLP returns events of shape [2]",
+        ["experiment=digits_energy", "net=unet_small"],
+        "model=energy needs a net that returns one number per sample, but UNet returns events of shape [1, 8, 8]",
     ),
     "one number for a field": (
         ["experiment=toy_score_sm", "net=energy_mlp"],
@@ -192,7 +192,10 @@ MISTAKES = {
         "callbacks.fisher compares with the truth, and two_moons has no density in closed form",
     ),
     "density of a field": (
-        ["experiment=toy_cd", "model=network", "net=mlp", "objective=exact_sm"],
+        [
+            "experiment=toy_score_sm",
+            "callbacks.total_variation={_target_: scorefield.training.callbacks.TotalVariation, run_dir: x}",
+        ],
         "callbacks.total_variation normalises a density, and model=network has a score only",
     ),
     "Metropolis test of a field": (["experiment=toy_score_sm", "sampler=mala"], "to a Metropolis test"),
@@ -211,8 +214,31 @@ MISTAKES = {
         ["experiment=toy_rings", "callbacks=digits"],
         "measures images of 17 grey levels with DigitFeatures, but rings has none",
     ),
+    "likelihood of data without a density": (
+        ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
+        "callbacks.likelihood takes the likelihood of swiss_roll, which has no density as it is configured",
+    ),
     "pictures' features for digits": (["callbacks=images"], "measures images of 256 grey levels"),
 }
+
+
+CONTRADICTIONS = {
+    "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
+    "a schedule that the objective cannot use": ["schedule=constant"],
+    "more devices than there are": ["trainer.devices=10000"],
+    "a sweep of runs with several processes": ["-m", "seed=1,2", "trainer=ddp_cpu"],
+    "a batch that cannot be shared": ["trainer=ddp_cpu", "data.batch_size=3"],
+}
+
+
+@pytest.mark.parametrize("arguments", CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
+def test_contradictory_settings_end_with_code_2(capsys, arguments):
+    said = refused(capsys, *arguments)
+    assert "nothing was started" in said
+
+
+def test_points_on_a_curve_are_accepted_where_no_likelihood_is_taken():
+    assert found("experiment=toy_swiss_roll", "+data.dataset.std=0", "callbacks.likelihood=null") == []
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES.keys())

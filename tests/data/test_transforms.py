@@ -10,11 +10,13 @@ from scorefield.data.transforms import (
     Affine,
     Compose,
     Identity,
+    Logit,
     Transform,
     dequantise,
     quantise,
     to_symmetric_unit,
     to_uint8,
+    to_unit,
 )
 from scorefield.metrics.bits_per_dim import bits_per_dim
 from scorefield.noise import IndexedNoise, StreamNoise
@@ -44,6 +46,8 @@ TRANSFORMS = [
     Compose((Affine(1.0, 3.0), Affine(-2.0, 0.25), Identity())),
     to_symmetric_unit(17),
     to_symmetric_unit(256),
+    to_unit(256),
+    Compose((Affine(-40.0, 400.0), Logit(0.01))),
 ]
 
 

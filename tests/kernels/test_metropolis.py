@@ -7,7 +7,16 @@ import torch
 from scipy import integrate, stats
 
 from scorefield.grids import Uniform
-from scorefield.kernels import BatchSignalToNoise, EulerMaruyama, FixedStep, Langevin, Mala, SignalToNoise, acceptance
+from scorefield.kernels import (
+    BatchSignalToNoise,
+    EulerMaruyama,
+    FixedStep,
+    Langevin,
+    Mala,
+    SignalToNoise,
+    acceptance,
+    run_chains,
+)
 from scorefield.metrics.chains import effective_sample_size, r_hat
 from scorefield.models import EnergyModel, MixtureModel, NetworkModel, One, Parametrization, Time
 from scorefield.nets import MLP, EnergyMLP, Fourier
@@ -140,6 +149,33 @@ def test_chains_tell_how_much_they_are_worth():
     assert float(r_hat(chains).max()) < 1.01
     apart = chains + 3 * (torch.arange(m) % 2)[:, None, None]
     assert float(r_hat(apart).min()) > 1.5
+
+
+def test_kept_draws_are_the_states_of_the_walk():
+    kernel, model, start = Mala(FixedStep(0.5), adapt=3), normal(), torch.randn(4, 1)
+    whole = run_chains(kernel, model, start, torch.zeros(4), 12, noise=StreamNoise(0))
+    some = run_chains(kernel, model, start, torch.zeros(4), 3, burn_in=3, thin=3, noise=StreamNoise(0))
+    assert torch.equal(some.x, whole.x[:, [5, 8, 11]])
+    x, state = walk(kernel, model, start, 12, StreamNoise(0))
+    assert torch.equal(whole.x[:, -1], x)
+    assert torch.equal(acceptance(kernel, whole.state), acceptance(kernel, state))
+    assert (whole.nfe, some.nfe) == (24, 24)
+    with pytest.raises(ValueError, match="draws=0"):
+        run_chains(kernel, model, start, torch.zeros(4), 0)
+
+
+def test_langevin_and_metropolis_chains_agree_on_a_mixture_and_with_the_truth():
+    """Means of long chains within four of the standard errors that their effective sample size gives."""
+    model, m = MixtureModel(Constant(0.3), **MIXTURE), 8
+    start = 2 * StreamNoise(0).normal_like(torch.empty(m, 2))
+    mean, covariance = model.moments(0.0)
+    for kernel in (Mala(FixedStep(0.1), adapt=200), Langevin(FixedStep(0.02))):
+        chains = run_chains(kernel, model, start, torch.zeros(m), 1000, 300, thin=5, noise=StreamNoise(1)).x
+        size = effective_sample_size(chains)
+        assert float(r_hat(chains).max()) < 1.05
+        error = (covariance.diagonal() / size).sqrt()
+        # The unadjusted chain's own bias of the mean is of the order of the step against the components' variances.
+        assert ((chains.mean((0, 1)) - mean).abs() < 4 * error + 0.02).all()
 
 
 def test_chains_that_say_nothing_are_refused():

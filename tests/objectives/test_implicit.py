@@ -13,7 +13,7 @@ from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Implicit, ObservedSure, SigmaPower, Sliced, Sure
 from scorefield.prediction import Data, Prediction, Score
 from scorefield.schedules import VP, Constant
-from scorefield.times import Uniform
+from scorefield.times import Importance, Uniform
 from tests.conftest import MIXTURE, inside
 
 PROBES = [Rademacher(), Gaussian(), Sphere()]
@@ -106,6 +106,20 @@ def test_sures_mean_is_the_mean_squared_error(sigma):
         error = (model(y, t).data - x).square().sum(1)
     difference = sure - error
     assert abs(float(difference.mean())) < 4 * float(difference.std()) / n**0.5
+
+
+@pytest.mark.parametrize("objective", [Implicit, Sliced, Sure, ObservedSure])
+def test_importance_sampled_times_give_the_same_mean(objective):
+    """The law of the times changes the variance, its weight takes the change of the mean back."""
+    schedule, n = VP(t_min=0.05), 40_000
+    model, x = networks(schedule)["free"], torch.randn(1, 2).expand(n, 2).contiguous()
+    with torch.no_grad():
+        plain, weighted = (
+            objective(times=law)(model, x, None, StreamNoise(0)).per_sample for law in (Uniform(), Importance())
+        )
+    error = ((plain.var() + weighted.var()) / n) ** 0.5
+    assert abs(float(plain.mean() - weighted.mean())) < 4 * float(error)
+    assert float(error) < 0.1 * abs(float(plain.mean()))
 
 
 def test_observed_data_are_not_perturbed_again():

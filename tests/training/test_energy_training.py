@@ -4,9 +4,13 @@ import pytest
 import torch
 
 from scorefield.cli.runs import UserError, build
+from scorefield.data import Mixture, TwoMoons
+from scorefield.data.transforms import Affine, Compose, Identity
 from scorefield.errors import NumericalError
 from scorefield.objectives import PersistentContrastiveDivergence
 from scorefield.records.rundir import RunDir
+from scorefield.schedules import Constant
+from scorefield.training.callbacks.truth import truth_of
 from tests.training.test_resume import InterruptedRunError, Interruption, same_run
 from tests.training.test_two_processes import launch
 from tests.training.tiny import checkpoint, differences, energy, fit, journal
@@ -23,6 +27,11 @@ def test_two_processes_train_the_energy_of_one(tmp_path):
     for name, weight in parts.module.model.state_dict().items():
         # float64 sums in another order, amplified by Adam's division by small second moments.
         assert torch.allclose(states[0]["weights"][name], weight, rtol=1e-6, atol=1e-6), name
+    # Their distances to the truth are those of one process, which measures all examples itself.
+    for name in ("fisher_divergence", "total_variation"):
+        shared, alone = ([line[name] for line in journal(tmp_path / run) if name in line] for run in ("run", "alone"))
+        assert len(shared) == 2
+        assert shared == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("step", [4, 7])
@@ -83,3 +92,32 @@ def test_distances_to_the_truth_do_not_depend_on_the_batch(tmp_path, batch_size,
         found.append({n: m.value for c in parts.trainer.callbacks for n, m in getattr(c, "metrics", {}).items()})
     assert found[0]["fisher_divergence"] == pytest.approx(found[1]["fisher_divergence"], rel=1e-6)
     assert {"fisher_divergence", "total_variation"} <= found[0].keys()
+
+
+def test_chains_are_reported_with_their_protocol(tmp_path):
+    """An untrained energy is nearly its Gaussian, which 200 steps of a chain can tell."""
+    long = ["callbacks.chains.draws=200", "callbacks.chains.burn_in=50", "callbacks.chains.chains=6"]
+    parts = build(energy(tmp_path, *long, "callbacks.chains.kernel.step_size.epsilon=1.0"))
+    parts.trainer.test(parts.module, parts.data, verbose=False)
+    found = {n: m for c in parts.trainer.callbacks for n, m in getattr(c, "metrics", {}).items()}
+    assert 1 <= found["effective_sample_size"].value <= 6 * 200
+    assert found["r_hat"].value == max(found["r_hat"].protocol["each"]) < 1.2
+    assert 0 < found["acceptance"].protocol["lowest"] <= found["acceptance"].value <= 1
+    assert found["r_hat"].protocol["nfe"] == 2 * 250
+    with pytest.raises(UserError, match=r"kernel.adapt=60 steps of adaptation are more than burn_in=50"):
+        build(energy(tmp_path, "callbacks.chains.burn_in=50", "callbacks.chains.kernel.adapt=60"))
+
+
+@pytest.mark.parametrize("transform", [Identity(), Affine(0.3, -2.5), Compose((Affine(1.0, 2.0), Affine(-0.2, 0.4)))])
+def test_the_truth_in_model_space_is_the_datas_density(transform):
+    """By the change of variables: log p_data(x) = log p_model(y) + log|det dy/dx|."""
+    data = Mixture([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.2, 0.6], transform=transform)
+    x = data.test().x[:50].double()
+    truth = truth_of(data, Constant(0.0))
+    found = truth.log_prob(transform.forward(x), torch.zeros(50)) + transform.log_abs_det(x)
+    assert torch.allclose(found, data.log_prob(x), rtol=1e-10)
+
+
+def test_a_truth_that_is_not_known_is_refused():
+    with pytest.raises(UserError, match="two_moons has no density in closed form"):
+        truth_of(TwoMoons(), Constant(0.0))

@@ -1,14 +1,21 @@
-"""Two processes: one run, its draws shared out, its weights and its evaluation the same everywhere."""
+"""Several processes: one run, its draws shared out, its weights and its evaluation the same everywhere."""
 
+import importlib
+import inspect
+import json
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
+from scorefield import training
 from scorefield.cli.runs import build
+from scorefield.errors import Exit
 from scorefield.records.rundir import RunDir
 from scorefield.training.datamodule import TrainingStream
 from tests.training.tiny import DIGITS, differences, digits, fit, journal, metrics, plane, stored
@@ -17,8 +24,8 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(240)
 
 
-def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run a module of the project to its end, in a session of its own."""
+def launch(*arguments: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+    """Run a module of the project to its end, with the processes that it starts."""
     env = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_PORT")}
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
@@ -28,7 +35,7 @@ def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
 
@@ -64,17 +71,21 @@ def test_the_journal_has_the_mean_over_processes(probed):
     assert lines == pytest.approx(losses.reshape(-1, 4).mean(1).tolist(), rel=1e-6)  # float32 means
 
 
-def test_resumed_by_two_processes_is_uninterrupted(probed, tmp_path):
-    """From step 5, between two journal entries and without a validation: weights, averages and journal, bit for bit."""
+def test_stopped_by_a_signal_to_the_second_and_resumed_is_uninterrupted(probed, tmp_path):
+    """At step 7, between two journal entries and without a validation: weights, averages and journal, bit for bit.
+
+    The first process has not been told, and ends with the code that says so all the same.
+    """
     folder, processes = probed
-    run, again = RunDir(folder / "run"), RunDir(tmp_path / "run")
-    again.create()
-    again.metrics.write_bytes(run.metrics.read_bytes())
-    overrides = ("callbacks.checkpoint.keep=9", "callbacks.log.every=4")
-    launch("tests.training.two_processes", str(tmp_path), *overrides, RESUME_FROM=str(run.checkpoint(5)))
+    arguments = (str(tmp_path), "callbacks.checkpoint.keep=9", "callbacks.log.every=4")
+    told = launch("tests.training.two_processes", *arguments, code=Exit.PREEMPTED, TELL_SECOND_AT="6")
+    assert "Traceback" not in told.stderr
+    saved = RunDir(tmp_path / "run").checkpoints()[-1]
+    assert saved.name == "step-00000007.ckpt"
+    launch("tests.training.two_processes", *arguments, RESUME_FROM=str(saved))
     for rank, process in enumerate(processes):
         other = torch.load(tmp_path / f"process-{rank}.pt", weights_only=True)
-        assert len(other["batches"]) == 7
+        assert len(other["batches"]) == 5
         for key in ("weights", "ema", "optimizer"):
             assert differences(process[key], other[key], key) == []
     assert journal(folder / "run") == journal(tmp_path / "run")
@@ -86,6 +97,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("outputs") / "run"
     overrides = [f"++{o}" if "." in o.split("=")[0] else o for o in DIGITS]
     wanted = ["callbacks.quality.n_final=41", "callbacks.likelihood.n_final=7", "callbacks.samples.every=1"]
+    wanted += ["++callbacks.likelihood.n=1", "++callbacks.loss_by_noise.every=1"]  # one example, and so none for one
     launch("scorefield.cli.main", "train", *overrides, *wanted, "trainer=ddp_cpu", f"run_dir={path}")
     return path
 
@@ -102,29 +114,54 @@ def test_the_command_leaves_one_run_with_one_set_of_lines(trained):
     assert [p.name for p in run.sample_grids()] == ["step-00000004.png", "step-00000008.png"]
 
 
-def test_one_process_measures_what_two_did(trained, tmp_path):
-    """Same weights, 41 samples and 7 likelihoods, neither divisible by two, in batches of other sizes."""
-    config = stored(trained)
-    overrides = ["callbacks.quality.n_final=41", "callbacks.likelihood.n_final=7", "callbacks.quality.batch_size=10"]
-    parts = build(digits(tmp_path, *overrides))
+def alone(trained, tmp_path) -> dict:
+    """The same weights evaluated by one process, in batches of another size."""
+    parts = build(
+        digits(
+            tmp_path,
+            "callbacks.quality.n_final=41",
+            "callbacks.likelihood.n_final=7",
+            "callbacks.samples.every=1",
+            "callbacks.quality.batch_size=10",
+        )
+    )
     newest = RunDir(trained).checkpoints()[-1]
     parts.trainer.test(parts.module, parts.data, ckpt_path=newest, weights_only=True, verbose=False)
-    two = metrics(trained)
-    one = {k: m.record() for c in parts.trainer.callbacks for k, m in getattr(c, "metrics", {}).items()}
-    assert config["trainer"]["devices"] == 2
-    assert one.keys() == two.keys()
-    for name in one:
-        # float32 layers round differently for other batch shapes
-        assert one[name]["value"] == pytest.approx(two[name]["value"], rel=1e-5), name
-        for field in ("n", "seed", "weights", "step", "nfe", "floor", "n_reference"):
-            assert one[name].get(field) == pytest.approx(two[name].get(field)), (name, field)
+    return {k: m.record() for c in parts.trainer.callbacks for k, m in getattr(c, "metrics", {}).items()}
 
 
-def test_one_process_draws_the_same_picture(trained, tmp_path):
-    parts = build(digits(tmp_path, "callbacks.samples.every=1", "callbacks.quality=null", "callbacks.likelihood=null"))
-    newest = RunDir(trained).checkpoints()[-1]
-    parts.trainer.test(parts.module, parts.data, ckpt_path=newest, weights_only=True, verbose=False)
-    assert RunDir(tmp_path).final_samples.read_bytes() == RunDir(trained).final_samples.read_bytes()
+def test_one_two_and_three_processes_measure_the_same_and_draw_the_same_picture(trained, tmp_path):
+    """41 samples and 7 likelihoods, which neither two nor three divide: each counts once, and none twice."""
+    one = alone(trained, tmp_path)
+    launch("scorefield.cli.main", "evaluate", f"run_dir={trained}", "trainer=ddp_cpu", "trainer.devices=3")
+    (evaluation,) = (trained / "evaluations").iterdir()
+    assert json.loads(RunDir(evaluation).result.read_text())["cost"]["processes"] == 3
+    assert stored(trained)["trainer"]["devices"] == 2
+    for other in (trained, evaluation):
+        many = metrics(other)
+        assert one.keys() == many.keys()
+        for name in one:
+            # float32 layers round differently for other batch shapes
+            assert many[name]["value"] == pytest.approx(one[name]["value"], rel=1e-5), name
+            for field in ("n", "seed", "weights", "step", "nfe", "floor", "n_reference"):
+                assert many[name].get(field) == pytest.approx(one[name].get(field)), (name, field)
+        assert RunDir(other).final_samples.read_bytes() == RunDir(tmp_path).final_samples.read_bytes()
+
+
+def test_every_callback_has_run_on_two_processes(trained):
+    """The command's run has all that there are, bar the other one of two guards, which has a test of its own."""
+    nodes = [node["_target_"] for node in stored(trained)["callbacks"].values()] + [stored(trained)["ema"]["_target_"]]
+    ran = {node.split(".")[-1] for node in nodes} | {"Stopwatch"}  # every run has it
+    there_are = {
+        name
+        for module in pkgutil.walk_packages(training.__path__, "scorefield.training.")
+        for name, thing in vars(importlib.import_module(module.name)).items()
+        if isinstance(thing, type) and issubclass(thing, pl.Callback) and thing.__module__ == module.name
+        if not inspect.isabstract(thing)
+    }
+    assert there_are - ran == {"SkipNonFinite"}  # test_guard.py::test_two_processes_agree
+    phases = [(line["phase"], line["step"]) for line in journal(trained)]
+    assert {("validation", 4), ("validation", 8), ("final", 8)} <= set(phases)
 
 
 def test_another_number_of_processes_can_take_over(probed, tmp_path):

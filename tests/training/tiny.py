@@ -79,6 +79,9 @@ ENERGY = [
     "callbacks.checkpoint.every=5",
     "callbacks.fisher.n=21",
     "callbacks.total_variation.side=20",
+    "callbacks.chains.draws=4",
+    "callbacks.chains.burn_in=2",
+    "callbacks.chains.kernel.adapt=2",
     "trainer.val_check_interval=4",
     "steps=8",
 ]
@@ -127,7 +130,7 @@ def journal(run_dir: Path) -> list[dict[str, Any]]:
 def checkpoint(run_dir: Path) -> dict[str, Any]:
     """The newest checkpoint, without what the clock says."""
     content = torch.load(RunDir(run_dir).checkpoints()[-1], weights_only=True)
-    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if "Timer" not in k}
+    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if "Stopwatch" not in k}
     return content
 
 

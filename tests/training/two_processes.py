@@ -1,6 +1,7 @@
 """Trains a tiny run with a probe on every process; run as a module, so that Lightning can start it again."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ class Draws(pl.Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.batches: list[dict[str, torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer, *_) -> None:
+        if trainer.global_rank == 1 and trainer.global_step == int(os.environ.get("TELL_SECOND_AT", -1)):
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         self.batches.append({"t": outputs["t"], "per_sample": outputs["per_sample"], **batch})

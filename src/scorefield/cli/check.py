@@ -23,6 +23,7 @@ from scorefield.cli.compose import Composed, Problem, nearest
 from scorefield.cli.contradictions import CHECKS, REMARKS, Draft
 from scorefield.cli.schema import SCHEMAS
 from scorefield.data import Data
+from scorefield.objectives import Objective
 
 _A_NODE = ", a node with _target_ and its arguments"
 _RESERVED = ("_target_", "_partial_", "_convert_")
@@ -374,7 +375,7 @@ def _cheap(target: Any, arguments: Mapping[str, Any]) -> bool:
         return False
     if isinstance(result, type) and issubclass(result, Logger):
         return False
-    sized = isinstance(result, type) and issubclass(result, nn.Module | Data)
+    sized = isinstance(result, type) and issubclass(result, nn.Module | Data) and not issubclass(result, Objective)
     return not sized or all(_small(value) for value in arguments.values())
 
 

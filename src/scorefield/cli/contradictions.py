@@ -24,7 +24,7 @@ from scorefield.objectives import Denoising, Objective, PersistentContrastiveDiv
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
 from scorefield.schedules import Constant, Schedule
-from scorefield.training.callbacks import FisherDivergence, TotalVariation
+from scorefield.training.callbacks import ChainReport, FisherDivergence, TotalVariation
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -220,6 +220,8 @@ def densities_are_known(draft: Draft) -> Iterator[str]:
                 f"callbacks.{name}=null"
             )
         yield from _without_density(getattr(callback, "sampler", None), known, f"callbacks.{name}.sampler")
+        if isinstance(callback, ChainReport) and isinstance(callback.kernel, Mala) and not known:
+            yield f"callbacks.{name}.kernel is a Metropolis test, and model=network has a score only; use Langevin"
 
 
 def sampler_has_a_density(draft: Draft) -> Iterator[str]:
@@ -366,6 +368,19 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"
 
 
+def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
+    """A likelihood is taken of data only that have one."""
+    data = draft.parts["data"]["dataset"]
+    if not isinstance(data, Data) or data.has_density:
+        return
+    for name, callback in draft.parts["callbacks"].items():
+        if isinstance(getattr(callback, "flow", None), ProbabilityFlow):
+            yield (
+                f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
+                f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
+            )
+
+
 def quality_knows_the_images(draft: Draft) -> Iterator[str]:
     """A feature extractor sees images of its own number of grey levels."""
     data = draft.parts["data"]["dataset"]
@@ -425,16 +440,19 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         objective_fits_schedule,
         samplers_fit_schedule,
         densities_are_known,
+        likelihood_has_a_density,
         quality_knows_the_images,
         evaluations_take_place,
     ),
     "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
     "sample": (counts_are_positive, seed_is_one, device_exists),
+    "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,
         samplers_fit_schedule,
         densities_are_known,
+        likelihood_has_a_density,
         quality_knows_the_images,
         evaluations_take_place,
     ),

@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model, evaluate it and write its report",
     "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
     "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
+    "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
 }
 

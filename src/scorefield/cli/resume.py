@@ -6,7 +6,7 @@ from pathlib import Path
 from scorefield.cli.app import refuse
 from scorefield.cli.exits import answered
 from scorefield.cli.runs import relocated, stored_config
-from scorefield.cli.train import execute
+from scorefield.cli.train import execute, finished
 from scorefield.records.rundir import RunDir
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     with answered():
         config = stored_config(run_dir)
         if run_dir.result.exists():
-            print(f"this run is finished: {run_dir.report}")
+            finished(run_dir)
             return
         refuse(config, "train", str(run_dir.config))
         # The directory may have been moved since; what matters is where it is now.

@@ -22,11 +22,13 @@ from scorefield.models import ScoreModel
 from scorefield.records import checkpoints
 from scorefield.records.result import config_hash
 from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks import Stopwatch
 from scorefield.training.checkpoint_io import RunCheckpointIO
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
 from scorefield.training.loggers import RunLogger
 from scorefield.training.module import ScoreModule
+from scorefield.training.processes import end_together
 
 Config = Mapping[str, Any]
 Weights = Literal["ema", "raw"]
@@ -116,8 +118,7 @@ def build(config: Config) -> Parts:
         seed,
         conditional,
     )
-    nodes = {"ema": config["ema"], **config["callbacks"], "timer": {"_target_": "pytorch_lightning.callbacks.Timer"}}
-    callbacks = [make(node) for node in nodes.values() if node]
+    callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node] + [Stopwatch()]
     loggers = [make(node) for node in config["logger"].values() if node is not None]
     for logger in loggers:
         if isinstance(logger, RunLogger):
@@ -129,6 +130,7 @@ def build(config: Config) -> Parts:
         default_root_dir=config["run_dir"],
         plugins=[RunCheckpointIO()],
     )
+    end_together(trainer)
     interval, accumulated = trainer.val_check_interval, trainer.accumulate_grad_batches
     if isinstance(interval, int) and interval % accumulated:
         raise UserError(

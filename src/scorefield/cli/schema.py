@@ -96,5 +96,38 @@ class Sample(TypedDict):
     sampler: NotRequired[AnySampler | None]
 
 
+class Convert(TypedDict):
+    """conf/convert.yaml: a run without its model, and where that comes from."""
+
+    source: Literal["ncsn", "ncsnv2", "score_sde", "edm", "diffusers", "scorefield"]
+    checkpoint: str
+    authors: str | None
+    data: DataNode
+    times: TimeLaw
+    objective: Objective
+    optim: OptimNode
+    ema: NotRequired[EMA | None]
+    sampler: AnySampler
+    likelihood: ProbabilityFlow
+    callbacks: Mapping[str, pl.Callback | None]
+    on_nonfinite: NotRequired[pl.Callback | None]
+    logger: Mapping[str, Logger | None]
+    trainer: pl.Trainer
+    name: str
+    seed: int
+    outputs: str
+    run_dir: str
+    fresh: bool
+    tags: list[str]
+    steps: int
+
+
 # A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "evaluation": Train, "drawing": Train}
+SCHEMAS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "convert": Convert,
+    "evaluation": Train,
+    "drawing": Train,
+}

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ _TORCH = (torch.nn.Module, torch.optim.Optimizer, LRScheduler)
 _LIGHTNING = (pl.Trainer, pl.Callback, Strategy, Logger, Profiler, CheckpointIO, ClusterEnvironment, Precision)
 _FUNCTIONS = (warmup_cosine,)
 _SECTIONS = ("name", "seed", "run_dir", "data", "model", "objective", "optim", "ema", "callbacks", "logger", "trainer")
+_PLUGINS = "SCOREFIELD_PLUGINS"
 _MOST_NODES = 100_000  # YAML's aliases can make a short file stand for any number
 _MOST_BYTES = 1 << 20
 
@@ -55,9 +57,25 @@ def stored_config(run_dir: RunDir) -> dict[str, Any]:
         if isinstance(node, Mapping) and "_target_" in node and not is_part_of_a_run(node["_target_"]):
             raise BadFileError(
                 f"{path} asks for {node['_target_']!r}; a stored configuration may name the classes of scorefield, and "
-                "modules, optimisers, callbacks, loggers and the like of torch and pytorch_lightning only"
+                "modules, optimisers, callbacks, loggers and the like of torch and pytorch_lightning only. To trust a "
+                f"package of your own, name it: {_PLUGINS}=my_package"
             )
     return values
+
+
+def plugins() -> tuple[str, ...]:
+    """Packages and modules that the user trusts as parts of a run, from the environment variable SCOREFIELD_PLUGINS.
+
+    Their names are separated by commas. They come from whoever starts the command and never from a file of the run.
+
+    Raises:
+        UserError: an entry is no name of a package or module.
+    """
+    names = [name.strip() for name in os.environ.get(_PLUGINS, "").split(",") if name.strip()]
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UserError(f"{_PLUGINS} holds {name!r}; give names of packages or modules, separated by commas")
+    return tuple(names)
 
 
 def _nodes(value: Any) -> Iterator[Any]:
@@ -76,8 +94,15 @@ def _nodes(value: Any) -> Iterator[Any]:
 
 
 def is_part_of_a_run(target: Any) -> bool:
-    """Whether a ``_target_`` is a class, or a class's own constructor, that configurations are made of."""
-    if not isinstance(target, str) or target.split(".")[0] not in ("scorefield", "torch", "pytorch_lightning"):
+    """Whether a ``_target_`` is a class, or a class's own constructor, that configurations are made of.
+
+    Of the packages in `plugins`, functions are parts of a run as well, if they are defined there.
+    """
+    if not isinstance(target, str):
+        return False
+    if any(_below(target, plugin) for plugin in plugins()):
+        return _is_own(_resolved(target))
+    if target.split(".")[0] not in ("scorefield", "torch", "pytorch_lightning"):
         return False
     thing = _resolved(target)
     if inspect.ismethod(thing) and inspect.isclass(thing.__self__):  # a class's own constructor, as Mixture.ring
@@ -89,6 +114,17 @@ def is_part_of_a_run(target: Any) -> bool:
             or (_of(thing, "pytorch_lightning.") and issubclass(thing, _LIGHTNING))
         )
     return any(thing is function for function in _FUNCTIONS)
+
+
+def _below(name: str, plugin: str) -> bool:
+    return name == plugin or name.startswith(f"{plugin}.")
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether a plugin's class, class method or function was defined in a plugin, and not only imported by one."""
+    owner = thing.__self__ if inspect.ismethod(thing) else thing
+    made = inspect.isclass(owner) or inspect.isfunction(owner)
+    return made and any(_below(owner.__module__, plugin) for plugin in plugins())
 
 
 def _of(thing: type, *packages: str) -> bool:

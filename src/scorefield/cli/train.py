@@ -28,7 +28,7 @@ from scorefield.records.files import write_atomically
 from scorefield.records.report import write_report
 from scorefield.records.result import Measurement, Result, git_state, versions
 from scorefield.records.rundir import RunDir
-from scorefield.training.callbacks import Evaluator
+from scorefield.training.callbacks import Evaluator, Stopwatch
 from scorefield.training.loggers import WandbLogger
 
 
@@ -44,9 +44,18 @@ def main(config: DictConfig) -> None:
             "aside"
         )
     if run_dir.result.exists():
-        _say(f"this run is finished: {run_dir.report}\nfresh=true sets it aside and starts over")
+        finished(run_dir)
+        _say("fresh=true sets it aside and starts over")
         return
     execute(values, run_dir)
+
+
+@rank_zero_only
+def finished(run_dir: RunDir) -> None:
+    """Say that a run has ended, and write its report where it was stopped before it could."""
+    if not run_dir.report.exists():
+        write_report(run_dir)
+    print(f"this run is finished: {run_dir.report}", flush=True)
 
 
 def _named(config: Config) -> tuple[str, int]:
@@ -97,12 +106,11 @@ def execute(config: dict[str, Any], run_dir: RunDir) -> None:
 def record(config: dict[str, Any], parts: Parts, evaluation_seconds: float) -> Result:
     """The run's final record."""
     trainer = parts.trainer
-    timer = next(c for c in trainer.callbacks if isinstance(c, pl.callbacks.Timer))  # type: ignore[attr-defined]
-    validation = timer.time_elapsed("validate")
+    watch = next(c for c in trainer.callbacks if isinstance(c, Stopwatch))  # type: ignore[attr-defined]
     steps = parts.module.steps_done
     cost = {
-        "train_seconds": round(timer.time_elapsed("train") - validation, 2),
-        "validation_seconds": round(validation, 2),
+        "train_seconds": round(watch.seconds("train"), 2),
+        "validation_seconds": round(watch.seconds("validation"), 2),
         "evaluation_seconds": round(evaluation_seconds, 2),
         "steps": steps,
         "images": steps * trainer.accumulate_grad_batches * parts.data.batch_size,

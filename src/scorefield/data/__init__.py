@@ -1,3 +1,4 @@
+from scorefield.data.arrays import ArrayImages
 from scorefield.data.base import Data, Split
 from scorefield.data.images import CIFAR10, MNIST, Digits, FashionMNIST
 from scorefield.data.toys import Checkerboard, Mixture, Rings, SwissRoll, TwoMoons
@@ -7,6 +8,7 @@ __all__ = [
     "CIFAR10",
     "MNIST",
     "Affine",
+    "ArrayImages",
     "Checkerboard",
     "Compose",
     "Data",

@@ -54,6 +54,7 @@ class Data(ABC):
         shape: shape of one example.
         classes: number of classes, or None where there are no labels.
         levels: number of grey levels of integer data, or None for continuous data.
+        has_density: whether the law of the data, dequantised where they are integers, has a density.
         transform: data space to model space.
     """
 
@@ -61,6 +62,7 @@ class Data(ABC):
     shape: tuple[int, ...]
     classes: int | None = None
     levels: int | None = None
+    has_density: bool = True
     transform: Transform
 
     @abstractmethod

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from scorefield.data.base import Data, Split, stratified_order
 from scorefield.data.files import class_folders, idx_content
-from scorefield.data.transforms import to_symmetric_unit
+from scorefield.data.transforms import Transform, to_symmetric_unit
 from scorefield.errors import BadFileError
 from scorefield.torchvision_ops import declare_missing_operators
 
@@ -66,18 +66,25 @@ class TwoFiles(Data):
         data_dir: folder that holds the files.
         held_out: number of training images set aside for validation, the first of a fixed stratified order.
         download: let torchvision fetch missing files into ``data_dir``.
+        transform: to model space; None is [-1, 1).
     """
 
     classes = 10
     levels = 256
 
-    def __init__(self, data_dir: str | Path, held_out: int = 5000, download: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: str | Path,
+        held_out: int = 5000,
+        download: bool = False,
+        transform: Transform | None = None,
+    ) -> None:
         if held_out < 0:
             raise ValueError(f"held_out={held_out} must not be negative")
         self.data_dir = Path(data_dir)
         self.held_out = held_out
         self.download = download
-        self.transform = to_symmetric_unit(self.levels)
+        self.transform = to_symmetric_unit(self.levels) if transform is None else transform
 
     @abstractmethod
     def read(self, train: bool) -> Split:
@@ -116,16 +123,24 @@ class MNIST(TwoFiles):
         held_out: number of training images set aside for validation.
         download: let torchvision fetch missing files into ``data_dir``.
         pad: black pixels added on every side; 2 gives 32x32.
+        transform: to model space; None is [-1, 1).
     """
 
     name = "mnist"
     folder = "MNIST"  # torchvision's name of the class and of its folder
     raw_shape = (28, 28)
 
-    def __init__(self, data_dir: str | Path, held_out: int = 5000, download: bool = False, pad: int = 0) -> None:
+    def __init__(
+        self,
+        data_dir: str | Path,
+        held_out: int = 5000,
+        download: bool = False,
+        pad: int = 0,
+        transform: Transform | None = None,
+    ) -> None:
         if pad < 0:
             raise ValueError(f"pad={pad} must not be negative")
-        super().__init__(data_dir, held_out, download)
+        super().__init__(data_dir, held_out, download, transform)
         self.pad = pad
         self.shape = (1, 28 + 2 * pad, 28 + 2 * pad)
 

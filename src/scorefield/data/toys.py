@@ -222,7 +222,7 @@ class SwissRoll(Toy):
 
     Args:
         radius: distance of the spiral's outer end from the origin.
-        std: deviation of the isotropic noise.
+        std: deviation of the isotropic noise, >= 0; with 0 the points lie on a curve and have no density.
         **splits: sizes, seed and transform, see `Toy`.
     """
 
@@ -230,7 +230,10 @@ class SwissRoll(Toy):
 
     def __init__(self, radius: float = 4.0, std: float = 0.1, **splits: Unpack[Splits]) -> None:
         super().__init__(**splits)
+        if std < 0:
+            raise ValueError(f"std={std} must not be negative; 0 leaves the curve itself")
         self.radius, self.std = radius, std
+        self.has_density = std > 0
 
     def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor | None]:
         angle = (1.5 + 3 * noise.uniform_like(_empty(n))) * math.pi
@@ -243,7 +246,7 @@ class TwoMoons(Toy):
 
     Args:
         radius: radius of the half circles.
-        std: deviation of the isotropic noise.
+        std: deviation of the isotropic noise, >= 0; with 0 the points lie on curves and have no density.
         **splits: sizes, seed and transform, see `Toy`.
     """
 
@@ -252,7 +255,10 @@ class TwoMoons(Toy):
 
     def __init__(self, radius: float = 2.0, std: float = 0.15, **splits: Unpack[Splits]) -> None:
         super().__init__(**splits)
+        if std < 0:
+            raise ValueError(f"std={std} must not be negative; 0 leaves the curve itself")
         self.radius, self.std = radius, std
+        self.has_density = std > 0
 
     def draw(self, n: int, noise: Noise) -> tuple[Tensor, Tensor | None]:
         moon = _choose(torch.tensor([0.5, 0.5], dtype=torch.float64), n, noise)

@@ -75,6 +75,31 @@ class Affine(Transform):
 
 
 @dataclass(frozen=True)
+class Logit(Transform):
+    """y = log(p / (1 - p)) with p = margin + (1 - 2 margin) x, for x in [0, 1] (Dinh et al. 2017, section 4.1).
+
+    Args:
+        margin: keeps p away from 0 and 1, in (0, 1/2).
+    """
+
+    margin: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.margin < 0.5:
+            raise ValueError(f"margin={self.margin} must lie between 0 and 1/2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.logit(self.margin + (1 - 2 * self.margin) * x)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return (torch.sigmoid(y) - self.margin) / (1 - 2 * self.margin)
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        p = self.margin + (1 - 2 * self.margin) * x
+        return (math.log(1 - 2 * self.margin) - p.log() - torch.log1p(-p)).flatten(1).sum(1)
+
+
+@dataclass(frozen=True)
 class Compose(Transform):
     """One transform after the other; the log-determinants add.
 
@@ -111,6 +136,17 @@ def to_symmetric_unit(levels: int) -> Affine:
     if levels < 2:
         raise ValueError(f"levels={levels} must be at least 2")
     return Affine(shift=levels / 2, scale=levels / 2)
+
+
+def to_unit(levels: int) -> Affine:
+    """y = x / L, which maps [0, L) to [0, 1).
+
+    Args:
+        levels: number of grey levels L, >= 2.
+    """
+    if levels < 2:
+        raise ValueError(f"levels={levels} must be at least 2")
+    return Affine(shift=0.0, scale=float(levels))
 
 
 def dequantise(levels: Tensor, u: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 from scorefield.kernels.base import Kernel, State, Stay
+from scorefield.kernels.chains import Draws, run_chains
 from scorefield.kernels.deterministic import Euler, Heun
 from scorefield.kernels.langevin import (
     BatchSignalToNoise,
@@ -15,6 +16,7 @@ from scorefield.kernels.reverse_sde import Ancestral, EulerMaruyama, ReverseDiff
 __all__ = [
     "Ancestral",
     "BatchSignalToNoise",
+    "Draws",
     "Euler",
     "EulerMaruyama",
     "FixedStep",
@@ -30,4 +32,5 @@ __all__ = [
     "StepSize",
     "TemperedLangevin",
     "acceptance",
+    "run_chains",
 ]

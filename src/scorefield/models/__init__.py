@@ -3,12 +3,29 @@ from scorefield.models.density import DensityModel
 from scorefield.models.energy import EnergyModel
 from scorefield.models.mixture import MixtureModel
 from scorefield.models.network import NetworkModel
-from scorefield.models.parametrization import LogRatio, One, Parametrization, PerTime, Sigma, Time, UnitVariance
+from scorefield.models.parametrization import (
+    ChainIndex,
+    Fixed,
+    LadderIndex,
+    Log,
+    LogRatio,
+    One,
+    Parametrization,
+    PerTime,
+    Sigma,
+    Time,
+    UnitVariance,
+    VPTime,
+)
 
 __all__ = [
+    "ChainIndex",
     "Cond",
     "DensityModel",
     "EnergyModel",
+    "Fixed",
+    "LadderIndex",
+    "Log",
     "LogRatio",
     "MixtureModel",
     "NetworkModel",
@@ -19,4 +36,5 @@ __all__ = [
     "Sigma",
     "Time",
     "UnitVariance",
+    "VPTime",
 ]

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from scorefield.prediction import Prediction
+from scorefield.recipe import Remembered
 from scorefield.schedules import Schedule
 
 Cond = Mapping[str, Tensor]
 
 
-class ScoreModel(nn.Module, ABC):
+class ScoreModel(Remembered, nn.Module, ABC):
     """Maps a perturbed sample and its time to a `Prediction`.
 
     Args:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from scorefield.data.transforms import Transform
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.models.parametrization import Parametrization
 from scorefield.prediction import Prediction
@@ -11,7 +12,7 @@ from scorefield.tensors import per_sample
 
 
 class NetworkModel(ScoreModel):
-    """out = net(c_in x_t, c_noise, class label).
+    """out = net(c_in x_t + shift, c_noise, class label).
 
     The state x may be wider than the network's parameters (float64 sampling through a float32 network): the input is
     cast down and the output cast back.
@@ -20,12 +21,20 @@ class NetworkModel(ScoreModel):
         net: called as ``net(x, label)`` or, with classes, ``net(x, label, class_labels)``; returns a tensor like x.
         schedule: the schedule that perturbs the data.
         parametrization: target, input scale and label.
+        transform: from data to the space of x, for a model that comes without its data set; nothing here reads it.
     """
 
-    def __init__(self, net: nn.Module, schedule: Schedule, parametrization: Parametrization) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        parametrization: Parametrization,
+        transform: Transform | None = None,
+    ) -> None:
         super().__init__(schedule)
         self.net = net
         self.parametrization = parametrization
+        self.transform = transform
 
     @property
     def dtype(self) -> torch.dtype:
@@ -37,5 +46,6 @@ class NetworkModel(ScoreModel):
         scale = p.input_scale(self.schedule, t).to(dtype)
         label = p.label(self.schedule, t).to(dtype)
         classes = () if cond is None or "label" not in cond else (cond["label"],)
-        out = self.net(per_sample(scale, x) * x.to(dtype), label, *classes)
+        scaled = per_sample(scale, x) * x.to(dtype)
+        out = self.net(scaled + p.input_shift if p.input_shift else scaled, label, *classes)
         return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

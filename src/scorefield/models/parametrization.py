@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from scorefield.prediction import Karras, Noise, Target
-from scorefield.schedules import Schedule
+from scorefield.schedules import VP, Schedule
 
 
 class PerTime(ABC):
@@ -24,6 +24,20 @@ class One(PerTime):
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Fixed(PerTime):
+    """The same number at all times.
+
+    Args:
+        value: the number; 2, with a shift of -1, shows images of [0, 1] as [-1, 1] to a network.
+    """
+
+    value: float
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return torch.full_like(t, self.value)
 
 
 @dataclass(frozen=True)
@@ -56,10 +70,83 @@ class Time(PerTime):
 
 @dataclass(frozen=True)
 class Sigma(PerTime):
-    """The noise level sigma: what the networks of Song et al. 2021 take for VE, before their own logarithm."""
+    """The noise level sigma, times a factor: what the networks of Song et al. 2021 are told for VE, as its logarithm.
+
+    Args:
+        factor: what sigma is multiplied with.
+    """
+
+    factor: float = 1.0
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return schedule.sigma(t)
+        sigma = schedule.sigma(t)
+        return sigma if self.factor == 1 else self.factor * sigma
+
+
+@dataclass(frozen=True)
+class Log(PerTime):
+    """The natural logarithm of another label.
+
+    Args:
+        of: the other label, positive.
+    """
+
+    of: PerTime
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.of(schedule, t).log()
+
+
+@dataclass(frozen=True)
+class LadderIndex(PerTime):
+    """i = (1 - t) (L - 1), to the nearest: index of a level of a geometric ladder, 0 the noisiest.
+
+    Song and Ermon 2019, section 3.2. The ladder is the VE schedule at the times 1 - i / (L - 1).
+
+    Args:
+        levels: L, at least 2.
+    """
+
+    levels: int
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise ValueError(f"levels={self.levels} must be at least 2")
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return ((1 - t) * (self.levels - 1)).round().clamp(0, self.levels - 1)
+
+
+@dataclass(frozen=True)
+class ChainIndex(PerTime):
+    """i = N t - 1: index of a level of a `Tabulated` schedule, 0 the least noisy (Ho et al. 2020).
+
+    Args:
+        levels: N, the schedule's number of levels.
+    """
+
+    levels: int
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return (self.levels * t - 1).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class VPTime(PerTime):
+    """factor times the time at which a VP schedule has this noise-to-signal ratio (Karras et al. 2022, table 1, "VP").
+
+    Args:
+        beta_min: rate of the VP schedule at time 0.
+        beta_max: rate at time 1.
+        factor: what the time is multiplied with.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    factor: float = 999.0
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.factor * VP(self.beta_min, self.beta_max).time_at(schedule.ratio(t))
 
 
 @dataclass(frozen=True)
@@ -84,11 +171,13 @@ class Parametrization:
         target: what the network's output means.
         input_scale: c_in, multiplies x_t on its way into the network.
         label: c_noise, what the network is told of the noise level.
+        input_shift: added to c_in x_t.
     """
 
     target: Target = field(default_factory=Noise)
     input_scale: PerTime = field(default_factory=One)
     label: PerTime = field(default_factory=Time)
+    input_shift: float = 0.0
 
     @classmethod
     def edm(cls, data_std: float = 0.5) -> "Parametrization":

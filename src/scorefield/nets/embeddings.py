@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.recipe import Remembered
 
-class LabelEmbedding(nn.Module, ABC):
+
+class LabelEmbedding(Remembered, nn.Module, ABC):
     """e(t) = sqrt(2) (cos w_1 t, ..., cos w_h t, sin w_1 t, ..., sin w_h t): mean square 1, h = dim / 2.
 
     Args:

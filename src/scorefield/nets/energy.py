@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
 from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, group_norm
+from scorefield.recipe import Remembered
 from scorefield.tensors import event_sum
 
 
@@ -38,7 +39,7 @@ class SmoothLayer(nn.Module):
         return h + self.outer(F.silu(self.film(self.inner(h), c)))
 
 
-class EnergyMLP(nn.Module):
+class EnergyMLP(Remembered, nn.Module):
     """A stack of smooth residual layers on the flattened event, with a scalar head.
 
     Args:
@@ -97,7 +98,7 @@ class _Blocks(nn.Module):
         return x
 
 
-class EnergyConv(nn.Module):
+class EnergyConv(Remembered, nn.Module):
     """Residual blocks at a ladder of resolutions, each half the one before, summed over positions into a scalar.
 
     Args:

@@ -3,6 +3,8 @@
 All keep x (B, C, H, W) free of in-place operations, so that they can be differentiated twice.
 """
 
+import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -22,10 +24,10 @@ def zero_init(layer: Layer) -> Layer:
     return layer
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
     """Group normalisation with at most 32 groups, of at least four channels each where there are four."""
     largest = max(1, min(32, channels // 4))
-    return nn.GroupNorm(max(g for g in range(1, largest + 1) if channels % g == 0), channels)
+    return nn.GroupNorm(max(g for g in range(1, largest + 1) if channels % g == 0), channels, eps)
 
 
 class FiLM(nn.Module):
@@ -50,17 +52,27 @@ class ResidualBlock(nn.Module):
     """x W + conv(dropout(silu(FiLM(norm(conv(silu(norm(x)))), c)))), the second convolution starting at zero.
 
     The pre-norm block of Dhariwal and Nichol 2021 (adaptive group normalisation, section 3). W is a 1x1 convolution
-    where the number of channels changes, and the identity elsewhere.
+    where the number of channels changes, and the identity elsewhere. A block that resamples does so to x, and to what
+    its first convolution sees.
 
     Args:
         channels_in: channels of x.
         channels_out: channels of the result.
         condition: length of c.
         dropout: probability of dropping a feature, in [0, 1).
+        resample: changes the size of the image, or None.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, condition: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        condition: int,
+        dropout: float = 0.0,
+        resample: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.resample = nn.Identity() if resample is None else resample
         self.norm_in = group_norm(channels_in)
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm_out = group_norm(channels_out)
@@ -71,29 +83,93 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, channels_in, H, W), c (B, condition) -> (B, channels_out, H, W)."""
-        h = self.conv_in(F.silu(self.norm_in(x)))
+        """x (B, channels_in, H, W), c (B, condition) -> (B, channels_out, H, W), or of the size it is resampled to."""
+        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
         h = self.conv_out(self.dropout(F.silu(self.film(self.norm_out(h), c))))
-        return self.shortcut(x) + h
+        return self.shortcut(self.resample(x)) + h
+
+
+class ShiftBlock(nn.Module):
+    """g (x W + conv(dropout(act(norm(conv(act(norm(x))) + V c))))), the second convolution starting at zero.
+
+    The residual block of Ho et al. 2020 (g = 1) and, with g = 1 / sqrt(2), of Song et al. 2021 (appendix H.1). W is a
+    1x1 convolution where the number of channels or the size changes, and the identity elsewhere. A block that resamples
+    does so to x, and to what its first convolution sees (Brock et al. 2019, figure 15).
+
+    Args:
+        channels_in: channels of x.
+        channels_out: channels of the result.
+        condition: length of c.
+        norm: makes the normalisation of a number of channels.
+        activation: act.
+        dropout: probability of dropping a feature, in [0, 1).
+        gain: g.
+        resample: changes the size of the image, or None.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        condition: int,
+        norm: Callable[[int], nn.Module],
+        activation: nn.Module,
+        dropout: float = 0.0,
+        gain: float = 1.0,
+        resample: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.gain = gain
+        self.resample = nn.Identity() if resample is None else resample
+        self.norm_in = norm(channels_in)
+        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.shift = nn.Linear(condition, channels_out)
+        self.norm_out = norm(channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        same = channels_in == channels_out and resample is None
+        self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """x (B, channels_in, H, W), c (B, condition) or None for no shift -> (B, channels_out, H', W')."""
+        h = self.conv_in(self.resample(self.activation(self.norm_in(x))))
+        if c is not None:
+            h = h + self.shift(c)[:, :, None, None]
+        h = self.conv_out(self.dropout(self.activation(self.norm_out(h))))
+        h = self.shortcut(self.resample(x)) + h
+        return h if self.gain == 1 else self.gain * h
 
 
 class SelfAttention(nn.Module):
-    """x + W softmax(q k^T / sqrt(d)) v over all positions, pre-norm, W starting at zero (Vaswani et al. 2017, eq. 1).
+    """g (x + W softmax(q k^T / sqrt(d)) v) over all positions, pre-norm, W starting at zero.
+
+    Vaswani et al. 2017, eq. 1.
 
     Args:
         channels: channels of x, a multiple of ``head_channels``.
         head_channels: d, channels of one head.
         fused: allow the fused kernels. They are faster on large images, but can be differentiated only once, which
             rules out scores by autograd, divergences in an objective and forward-mode derivatives.
+        norm: the normalisation; None takes `group_norm`.
+        gain: g.
     """
 
-    def __init__(self, channels: int, head_channels: int, fused: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        head_channels: int,
+        fused: bool = False,
+        norm: nn.Module | None = None,
+        gain: float = 1.0,
+    ) -> None:
         super().__init__()
         if channels % head_channels:
             raise ValueError(f"channels={channels} must be a multiple of head_channels={head_channels}")
         self.heads = channels // head_channels
         self.fused = fused
-        self.norm = group_norm(channels)
+        self.gain = gain
+        self.norm = group_norm(channels) if norm is None else norm
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
@@ -104,7 +180,60 @@ class SelfAttention(nn.Module):
         q, k, v = tokens.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         with nullcontext() if self.fused else sdpa_kernel(SDPBackend.MATH):
             a = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(a.permute(0, 1, 3, 2).reshape(x.shape))
+        h = x + self.out(a.permute(0, 1, 3, 2).reshape(x.shape))
+        return h if self.gain == 1 else self.gain * h
+
+
+class Stage(nn.Module):
+    """A residual block, followed by attention where asked for.
+
+    Args:
+        block: the residual block.
+        attention: what follows it, or None.
+    """
+
+    def __init__(self, block: nn.Module, attention: SelfAttention | None = None) -> None:
+        super().__init__()
+        self.block = block
+        self.attention = attention
+
+    def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
+        """x (B, C, H, W), c (B, width) -> (B, C', H, W)."""
+        x = self.block(x, c)
+        return x if self.attention is None else self.attention(x)
+
+
+def xavier_init(net: nn.Module) -> None:
+    """Draw the weights of a U-Net as Ho et al. 2020 do: Glorot's uniform law, zero biases, branches that start at zero.
+
+    The variance of query, key and value is a tenth of Glorot's for each of the three (here drawn as one matrix, whose
+    own law has half of it).
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for module in net.modules():
+        if isinstance(module, SelfAttention):
+            nn.init.xavier_uniform_(module.qkv.weight, gain=math.sqrt(0.2))
+            zero_init(module.out)
+        elif isinstance(module, ShiftBlock):
+            zero_init(module.conv_out)
+
+
+def require_halvings(x: Tensor, halvings: int) -> None:
+    """Refuse images that cannot be halved so many times without remainder.
+
+    Raises:
+        ValueError: with the sizes that can.
+    """
+    step = 2**halvings
+    if x.ndim != 4 or x.shape[2] % step or x.shape[3] % step:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; a network of {halvings + 1} levels takes (B, C, H, W) with H and W "
+            f"multiples of {step}"
+        )
 
 
 class Downsample(nn.Module):

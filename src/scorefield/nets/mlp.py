@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
 from scorefield.nets.layers import FiLM, zero_init
+from scorefield.recipe import Remembered
 
 
 class ResidualLayer(nn.Module):
@@ -29,7 +30,7 @@ class ResidualLayer(nn.Module):
         return h + self.outer(F.silu(self.inner(self.film(self.norm(h), c))))
 
 
-class MLP(nn.Module):
+class MLP(Remembered, nn.Module):
     """A stack of residual layers on the flattened event; a fresh network returns 0.
 
     Args:

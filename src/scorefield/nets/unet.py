@@ -7,26 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Upsample, group_norm, zero_init
-
-
-class Stage(nn.Module):
-    """A residual block, followed by attention where asked for.
-
-    Args:
-        block: the residual block.
-        attention: what follows it, or None.
-    """
-
-    def __init__(self, block: ResidualBlock, attention: SelfAttention | None) -> None:
-        super().__init__()
-        self.block = block
-        self.attention = attention
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        """x (B, C, H, W), c (B, width) -> (B, C', H, W)."""
-        x = self.block(x, c)
-        return x if self.attention is None else self.attention(x)
+from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Stage, Upsample, group_norm, zero_init
+from scorefield.recipe import Remembered
 
 
 class Bottom(nn.Module):
@@ -85,7 +67,7 @@ class Level(nn.Module):
         return x
 
 
-class UNet(nn.Module):
+class UNet(Remembered, nn.Module):
     """Residual blocks at a ladder of resolutions, each half the one before; a fresh network returns 0.
 
     Level i works at height ceil(H / 2^i), width ceil(W / 2^i) with channels * multipliers[i] channels; it has blocks[i]

@@ -5,8 +5,6 @@ checksums nor refuses a file because of what is missing in it; both are done her
 """
 
 import io
-import re
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.archives import require_archive, require_checksums, unpickled
 from scorefield.errors import BadFileError
 from scorefield.records.files import write_atomically
 from scorefield.records.rundir import RunDir
@@ -37,7 +36,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         OSError: the file cannot be opened.
     """
     content = _load(path, mmap=False)
-    _require_checksums(path)
+    require_checksums(path)
     _require_layout(content, path)
     return content
 
@@ -103,51 +102,13 @@ def require_fit(saved: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path:
         raise BadFileError(f"{path} holds another model than its configuration says: {'; '.join(wrong[:3])}{more}")
 
 
-def _require_archive(path: Path) -> None:
-    """Refuse a file that is no zip archive of stored members, as which no other size can be hidden in it."""
-    with path.open("rb"):  # a file that cannot be opened is no damaged file
-        pass
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except Exception as error:  # zipfile answers damage with many kinds of error
-        raise BadFileError(
-            f"{path} is no whole checkpoint: expected a zip archive, found {path.stat().st_size} bytes ({error})"
-        ) from error
-    stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-    if not stored or sum(member.file_size for member in members) > path.stat().st_size:
-        raise BadFileError(f"{path} is no checkpoint: its members are compressed or overlap")
-
-
-def _require_checksums(path: Path) -> None:
-    """Refuse an archive whose members are not what their checksums say."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except Exception as error:
-        raise BadFileError(f"{path} is damaged: {error}") from error
-    if damaged is not None:
-        raise BadFileError(f"{path} is damaged: {damaged} in it does not match its checksum")
-
-
 def _load(path: Path, mmap: bool) -> dict[str, Any]:
     """Unpickle tensors and plain values, and nothing else; with ``mmap`` tensors are not read before they are used."""
-    _require_archive(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # whatever a damaged or hostile pickle provokes in the reader
-        raise BadFileError(f"{path} is no checkpoint: {_reason(error)}") from error
+    require_archive(path)
+    content = unpickled(path, mmap)
     if not isinstance(content, dict) or type(content.get("global_step")) is not int:
         raise BadFileError(f"{path} is no checkpoint of a run: it stores no global_step")
     return content
-
-
-def _reason(error: Exception) -> str:
-    """What torch found, without its advice to load the file all the same."""
-    code = re.search(r"(?:GLOBAL|global:?|class) ([\w.]+\.\w+)", str(error))
-    if code:
-        return f"it asks for {code[1]}, and a checkpoint may hold tensors and plain values only"
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0][:200]}"
 
 
 def _require_layout(content: dict[str, Any], path: Path) -> None:

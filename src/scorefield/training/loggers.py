@@ -4,19 +4,26 @@ The journal is the record; everything that the project reads back comes from it.
 it is reported once and never stops or slows a run.
 """
 
+import json
 import os
+import subprocess
+import sys
+import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from scorefield.records.journal import Journal, Phase
 from scorefield.records.rundir import RunDir
+
+_MOST_UNSENT = 1 << 24  # bytes that wait for the W&B process
 
 
 class RunLogger(Logger):
@@ -82,7 +89,8 @@ class JournalLogger(RunLogger):
 class WandbLogger(RunLogger):
     """Mirrors a run to Weights & Biases; offline when there is no key.
 
-    The run's id is kept in the run directory, so that a resumed run goes on under the same id.
+    The package runs in a process of its own, which is told what to do and never waited for in training. The run's id is
+    kept in the run directory, so that a resumed run goes on under the same id.
 
     Args:
         run_dir: the run's directory.
@@ -91,7 +99,7 @@ class WandbLogger(RunLogger):
         job_type: kind of job, e.g. "train".
         name: the run's display name.
         tags: tags to filter by.
-        timeout: seconds after which a silent server is given up.
+        timeout: seconds, > 0, after which a silent server is given up: when the run starts there, and at its end.
     """
 
     def __init__(
@@ -105,82 +113,104 @@ class WandbLogger(RunLogger):
         timeout: float = 30.0,
     ) -> None:
         super().__init__(run_dir)
-        self._settings: dict[str, Any] = {"project": project, "group": group, "job_type": job_type, "name": name}
-        self._settings["tags"] = list(tags)
+        if not timeout > 0:
+            raise ValueError(f"timeout={timeout} must be positive seconds")
+        self._options: dict[str, Any] = {"project": project, "group": group, "job_type": job_type, "name": name}
+        self._options |= {"tags": list(tags), "timeout": timeout}
         self._config: dict[str, Any] = {}
         self._timeout = timeout
-        self._run: Any = None
-        self._failed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unsent = bytearray()
+        self._given_up = False
 
     def describe(self, config: Mapping[str, Any]) -> None:
         self._config = dict(config)
 
-    def _attempt(self, what: str, action: Callable[[], Any]) -> Any:
-        """Do something with W&B; on any failure say so once and go on without it."""
-        if self._failed:
-            return None
-        try:
-            return action()
-        except Exception as error:  # whatever it is, the run must go on
-            self._failed = True
-            rank_zero_warn(f"W&B failed to {what} ({type(error).__name__}: {error}); the run goes on without it")
-            return None
-
-    def _init(self) -> Any:
-        import wandb
-
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    def _start(self) -> "subprocess.Popen[bytes]":
         id_file = self.run_dir.path / "wandb_id.txt"
         run_id = id_file.read_text().strip() if id_file.exists() else token_hex(4)
         id_file.write_text(run_id)
-        run = wandb.init(
-            dir=str(self.run_dir.path),
-            id=run_id,
-            resume="allow" if mode == "online" else None,
-            mode=mode,
-            config=self._config,
-            settings=wandb.Settings(init_timeout=self._timeout, silent=True, console="off"),
-            **self._settings,
+        # -P: the folder of the script holds modules that would hide others of the same name.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("wandb_process.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+            env={**os.environ, "WANDB_SILENT": "true"},
         )
-        run.define_metric("images")
-        for phase in ("train", "validation", "final"):
-            run.define_metric(f"{phase}/*", step_metric="images")
-        rank_zero_info(f"W&B: {mode} run {run_id}")
-        return run
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
+        self._send("start", {**self._options, "dir": str(self.run_dir.path), "id": run_id, "config": self._config})
+        return self._process
 
-    @property
-    def run(self) -> Any:
-        """The W&B run, started at first use; None after a failure."""
-        if self._run is None and not self._failed:
-            self._run = self._attempt("start", self._init)
-        return self._run
+    def _send(self, kind: str, content: Any) -> None:
+        """Tell the process what to do; it says itself what has failed, and is not told anything from then on."""
+        if self._given_up:
+            return
+        try:
+            process = self._process or self._start()
+            self._unsent += json.dumps([kind, content]).encode() + b"\n"
+            self._pass_on(process)
+            if len(self._unsent) > _MOST_UNSENT:
+                self._give_up("takes nothing in any more")
+        except BrokenPipeError:
+            self._given_up = True
+        except Exception as error:  # whatever it is, the run must go on
+            self._give_up(f"cannot be told to {kind} ({type(error).__name__}: {error})")
+
+    def _pass_on(self, process: "subprocess.Popen[bytes]") -> None:
+        """Write as much as the pipe takes without waiting."""
+        assert process.stdin is not None
+        while self._unsent and (written := process.stdin.write(self._unsent)):
+            del self._unsent[:written]
+
+    def _give_up(self, why: str) -> None:
+        self._given_up = True
+        if self._process is not None:
+            self._process.kill()
+        rank_zero_warn(f"W&B {why}; the run goes on without it, and `wandb sync` sends what it has kept in the run")
+
+    def _end(self, exit_code: int, patience: float) -> bool:
+        """Let the process finish its work, and wait for so long at most; whether it has."""
+        if self._process is None:
+            return True
+        self._send("finish", exit_code)
+        assert self._process.stdin is not None
+        deadline = time.monotonic() + patience
+        while self._unsent and not self._given_up and time.monotonic() < deadline:
+            time.sleep(0.01)
+            with suppress(BrokenPipeError):
+                self._pass_on(self._process)
+        self._process.stdin.close()
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        self._process = None
+        return True
 
     @rank_zero_only
     def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float | str]) -> None:
-        if self.run is not None:
-            row = {f"{phase}/{name}": value for name, value in values.items()}
-            self._attempt("log values", lambda: self._run.log({**row, "images": images, "step": step}))
+        self._send("log", {**{f"{phase}/{name}": v for name, v in values.items()}, "images": images, "step": step})
 
     @rank_zero_only
     def log_picture(self, name: str, step: int, path: Path) -> None:
-        if self.run is not None:
-            import wandb
-
-            self._attempt("log a picture", lambda: self._run.log({name: wandb.Image(str(path)), "step": step}))
+        self._send("picture", {"name": name, "step": step, "path": str(path)})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._run is not None and status != "success":
-            self._attempt("finish", lambda: self._run.finish(exit_code=1))
-            self._run = None
+        if status != "success":  # the process sees to its end by itself, within its timeout
+            self._end(1, patience=min(2.0, self._timeout))
+            self._process = None
 
     @rank_zero_only
     def finish(self, summary: Mapping[str, float]) -> None:
         """Write the run's final numbers as its summary and close it."""
-        if self.run is not None:
-            self._attempt("write the summary", lambda: self._run.summary.update(dict(summary)))
-            self._attempt("finish", lambda: self._run.finish())
-            self._run = None
+        self._send("summary", dict(summary))
+        if not self._end(0, self._timeout):
+            self._give_up(f"has not finished in {self._timeout:g} s")
+            self._process = None
 
 
 def log_values(trainer: pl.Trainer, phase: Phase, images: int, values: Mapping[str, float | str]) -> None:

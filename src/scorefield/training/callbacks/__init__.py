@@ -1,3 +1,4 @@
+from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
@@ -8,10 +9,12 @@ from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
 from scorefield.training.callbacks.quality import SampleQuality
 from scorefield.training.callbacks.samples import SampleGrid
+from scorefield.training.callbacks.stopwatch import Stopwatch
 from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
     "BitsPerDim",
+    "ChainReport",
     "Checkpoint",
     "DivergedError",
     "EnergyGapGuard",
@@ -25,6 +28,7 @@ __all__ = [
     "SampleQuality",
     "SkipNonFinite",
     "StopOnNonFinite",
+    "Stopwatch",
     "TotalVariation",
     "TrainingLog",
 ]

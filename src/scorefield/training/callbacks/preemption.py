@@ -19,8 +19,9 @@ class PreemptedError(SystemExit):
 class Preemption(pl.Callback):
     """On SIGTERM, SIGUSR1 or SIGUSR2: finish the step, save a checkpoint on agreement of all processes, exit with 75.
 
-    The handler only raises a flag, so a signal can neither interrupt a step nor a save, and a second one changes
-    nothing. Processes compare their flags every ``every`` steps; whoever was told, all stop at the same step.
+    While it trains, the handler only raises a flag, so a signal can neither interrupt a step nor a save, and a second
+    one changes nothing. Processes compare their flags every ``every`` steps; whoever was told, all stop at the same
+    step. Before the first step and after the last one there is nothing to save, and the run ends at once.
 
     Args:
         every: optimiser steps from one comparison to the next, >= 1; matters with several processes only.
@@ -34,14 +35,28 @@ class Preemption(pl.Callback):
         self.every = every
         self._told = False
         self._agreed = False
+        self._training = False
         self._before: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # After Lightning has installed its own handler, which would talk to other processes in mid-step.
-        self._before = {number: signal.signal(number, self._flag) for number in self.signals}
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._before = {number: signal.signal(number, self._handle) for number in self.signals}
 
-    def _flag(self, number: int, frame: FrameType | None) -> None:
+    def _take_over(self) -> None:
+        """Once more, after Lightning has put its own handler before this one; it talks to others in mid-step."""
+        for number in self.signals:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._told = True
+        if not self._training:
+            self._end()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._training = True
+        self._take_over()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._take_over()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         between = (batch_idx + 1) % trainer.accumulate_grad_batches  # half an accumulated gradient cannot be saved
@@ -52,7 +67,7 @@ class Preemption(pl.Callback):
             self._leave(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._agreed and trainer.state.fn == "fit":
+        if self._training and (self._agreed or self._any_told(trainer)):  # a validation may take longer than many steps
             self._leave(trainer)
 
     def _any_told(self, trainer: pl.Trainer) -> bool:
@@ -68,19 +83,25 @@ class Preemption(pl.Callback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._checkpoint(trainer).save(trainer)
+        # The first process watches the others, and would be ended if one ended with an error before it has.
+        self._end(Exit.PREEMPTED if trainer.is_global_zero else Exit.FINISHED)
+
+    def _end(self, code: Exit = Exit.PREEMPTED) -> None:
         for number in self.signals:
             signal.signal(number, signal.SIG_IGN)  # there is nothing left to save, and the exit code must get out
         self._before = {}
-        # The first process watches the others, and would be killed if one ended with an error before it has.
-        raise PreemptedError(Exit.PREEMPTED if trainer.is_global_zero else 0)
+        raise PreemptedError(code)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._training = False
+        if self._told:  # during the last step, or while it was saved
+            self._end()
+        self._restore_handlers()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore_handlers()
 
     def _restore_handlers(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restore_handlers()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
