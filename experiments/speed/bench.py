@@ -5,7 +5,8 @@
 Each line sets a part of the project against the network calls it cannot do without, on the same inputs. The two are
 timed in turn, so that a busy machine slows both, and the ratio is the median over the turns. The guards (against
 numbers that are not finite, and for being told to stop) are on in every other step of one training run, and set against
-the step that follows without them.
+the step that follows without them. The last two lines set a published network against the same one of diffusers, where
+that is installed; see `peer.py`.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import scorefield.training  # noqa: F401 (makes pytorch_lightning importable bes
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from peer import compare
 from torch import Tensor
 
 from scorefield.cli.app import conf_dir
@@ -293,7 +295,11 @@ def main() -> None:
         guarded,
         likelihood(model, config, device, asked.batch, asked.repeats),
     ]
+    published = [Line.of(*line) for line in compare(asked.repeats)]
+    lines += published
     print(table(lines))
+    if not published:
+        print("forward, step: diffusers is not installed, so no published network was compared (pip install diffusers)")
     print(f"{asked.repeats} turns, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}")
     if asked.json:
         record = {"lines": [asdict(line) for line in lines], "threads": torch.get_num_threads(), "device": str(device)}

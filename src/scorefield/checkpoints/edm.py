@@ -69,7 +69,9 @@ def _default_type(settings: Settings) -> str:
 
 def from_state(state: State, settings: Settings) -> nn.Module:
     """The raw network F of (c_in x, c_noise), with these weights; `model` has the preconditioning around it."""
-    return AsPublished(_filled(state, settings))
+    sizes = {"class_labels": "label_dim", "augment_labels": "augment_dim"}
+    labels = [name for name, size in sizes.items() if settings.get(size, 0)]
+    return AsPublished(_filled(state, settings), labels=labels)
 
 
 def model(state: State, settings: Settings) -> NetworkModel:

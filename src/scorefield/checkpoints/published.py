@@ -1,5 +1,7 @@
 """What every source has in common: a network that is called as the authors call theirs."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from scorefield.tensors import per_sample
@@ -16,6 +18,7 @@ class AsPublished(nn.Module):
         log_label: the network is told the logarithm of the time input.
         divide: the output is divided by the noise level.
         sigmas: the noise levels that the time input indexes, where it is not the noise level itself.
+        labels: which of class_labels and augment_labels the network takes; others are not looked at, as by the authors.
     """
 
     sigmas: Tensor | None
@@ -27,12 +30,14 @@ class AsPublished(nn.Module):
         log_label: bool = False,
         divide: bool = False,
         sigmas: Tensor | None = None,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.net = net
         self.centre = centre
         self.log_label = log_label
         self.divide = divide
+        self.labels = tuple(labels)
         dtype = next(net.parameters()).dtype
         self.register_buffer("sigmas", None if sigmas is None else sigmas.to(dtype), persistent=False)
 
@@ -47,7 +52,7 @@ class AsPublished(nn.Module):
         labels = {
             name: value
             for name, value in (("class_labels", class_labels), ("augment_labels", augment_labels))
-            if value is not None
+            if value is not None and name in self.labels
         }
         label = time_input.log() if self.log_label else time_input
         out: Tensor = self.net(2 * x - 1 if self.centre else x, label, **labels)
