@@ -283,7 +283,8 @@ def main() -> None:
         quiet += ["+trainer.enable_checkpointing=false", f"trainer={asked.trainer}", f"steps={asked.steps}"]
         config = compose_digits(folder, *quiet)
         trained, parts = training(config, asked.repeats)
-        guarded = guards(compose_digits(folder, *quiet, f"steps={WARM_UP + asked.pairs * 2 + 1}"))
+        told = "+callbacks.preemption._target_=scorefield.training.callbacks.Preemption"
+        guarded = guards(compose_digits(folder, *quiet, told, f"steps={WARM_UP + asked.pairs * 2 + 1}"))
     device = parts.trainer.strategy.root_device
     average = next(c.model for c in parts.trainer.callbacks if isinstance(c, EMA))  # type: ignore[attr-defined]
     model = load_run(asked.run) if asked.run else average

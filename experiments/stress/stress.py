@@ -7,24 +7,30 @@ run (start-up, training, validation, saving and the final evaluation), resumes i
 averaged weights, optimiser state, every journal line (but for the clock), every final metric and the final samples.
 ``--pairs`` of the trials run on two processes. Saving takes a small part of the time and is rarely hit by chance, so
 ``--aimed`` more trials wait for a save or a validation and kill in it, in turn. Exits with 1 if any trial differs.
+
+Runs are forked from this process, which has imported everything already: start-up would else be most of the time, and
+most of the kills.
 """
 
 import argparse
+import atexit
 import json
 import os
 import random
+import runpy
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
+import scorefield.cli.resume
+import scorefield.cli.train  # noqa: F401 (both for the runs that are forked from here)
 from scorefield.records.rundir import RunDir
 
 # A network and evaluations that take seconds, with a checkpoint every 5 steps, half of them at a validation.
@@ -57,23 +63,71 @@ def command(run_dir: Path, processes: int) -> list[str]:
         "+callbacks.phase._target_=experiments.stress.phases.Phase",
         f"+callbacks.phase.path={run_dir.parent / 'phase.txt'}",
     ]
-    return [sys.executable, "-m", "scorefield.cli.train", f"run_dir={run_dir}", *trainer, *SETTINGS, *phase]
+    return ["scorefield.cli.train", f"run_dir={run_dir}", *trainer, *SETTINGS, *phase]
 
 
-def start(arguments: list[str], log: Path) -> "subprocess.Popen[bytes]":
-    """A process group of its own, so that all of the run's processes can be killed at once."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "SCOREFIELD_PLUGINS": "experiments.stress"}
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True, env=environment
-        )
+class Run:
+    """A command in a process group of its own, so that all of the run's processes can be killed at once.
+
+    Args:
+        arguments: the command's module and its arguments.
+        log: file that takes what it says.
+    """
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        sys.stdout.flush()
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            os._exit(_carry_out(arguments, log))
+
+    def wait(self, seconds: float) -> int | None:
+        """The exit code, or None if it has not ended after so many seconds."""
+        end = time.monotonic() + seconds
+        while self.code is None and self._ask() is None and time.monotonic() < end:
+            time.sleep(0.0005)
+        return self.code
+
+    def _ask(self, options: int = os.WNOHANG) -> int | None:
+        pid, status = os.waitpid(self.pid, options)
+        if pid:
+            self.code = os.waitstatus_to_exitcode(status)
+        return self.code
+
+    def kill(self) -> None:
+        """Kill all of its processes."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._ask(0)
+
+
+def _carry_out(arguments: list[str], log: Path) -> int:
+    """Be the command, from its process group to its exit code."""
+    os.setsid()
+    with log.open("ab") as out, open(os.devnull, "rb") as nothing:
+        for mine, theirs in ((0, nothing), (1, out), (2, out)):
+            os.dup2(theirs.fileno(), mine)
+    sys.argv = arguments
+    try:
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        code: Any = 0
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return int(code)
 
 
 def finish(arguments: list[str], log: Path) -> None:
     """Run to the end; a failure shows the log."""
-    if start(arguments, log).wait(timeout=600) != 0:
-        sys.exit(f"the run failed; its log {log}:\n{log.read_text()[-3000:]}")
+    run = Run(arguments, log)
+    if run.wait(600) != 0:
+        if run.code is None:
+            run.kill()
+        sys.exit(f"the run ended with {run.code}; its log {log}:\n{log.read_text()[-3000:]}")
 
 
 def phase_of(folder: Path) -> str:
@@ -93,15 +147,12 @@ def killed(arguments: list[str], folder: Path, after: float, aim: str | None = N
         aim: phase to wait for.
     """
     (folder / "phase.txt").unlink(missing_ok=True)
-    process = start(arguments, folder / "log.txt")
-    while aim and process.poll() is None and phase_of(folder) != aim:
-        time.sleep(0.0005)
-    try:
-        process.wait(timeout=after)
+    run = Run(arguments, folder / "log.txt")
+    while aim and run.wait(0.0005) is None and phase_of(folder) != aim:
+        pass
+    if run.wait(after) is not None:
         return None
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    run.kill()
     half = any((folder / "run" / "checkpoints").glob("*.tmp"))
     return "saving, half a file left" if half else phase_of(folder)
 
@@ -161,7 +212,7 @@ def trial(
 def again(run_dir: Path, processes: int) -> list[str]:
     """Resume, or start anew where the run was killed before it had written its configuration."""
     if RunDir(run_dir).config.exists():
-        return [sys.executable, "-m", "scorefield.cli.resume", str(run_dir)]
+        return ["scorefield.cli.resume", str(run_dir)]
     return command(run_dir, processes)
 
 
@@ -176,6 +227,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the times of death")
     parser.add_argument("--keep", type=Path, help="folder to keep the runs in; a temporary one by default")
     arguments = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "SCOREFIELD_PLUGINS": "experiments.stress"}
+    torch.set_num_threads(1)
     folder = arguments.keep or Path(tempfile.mkdtemp(prefix="scorefield-stress-"))
     rng, failures = random.Random(arguments.seed), []
     references, places = {}, Counter[str]()
@@ -187,7 +242,7 @@ def main() -> None:
         references[processes] = (outcome(path / "run"), time.monotonic() - begun)
         print(f"reference on {processes} process(es): {references[processes][1]:.1f} s", flush=True)
     number = arguments.kills + arguments.aimed
-    for i in track(range(number), description="kills"):
+    for i in range(number):
         aim = None if i < arguments.kills else ("saving", "validation")[i % 2]
         processes = 2 if i < arguments.pairs else 1
         died, found = trial(folder / f"trial-{i:03d}", processes, *references[processes], rng, aim)
