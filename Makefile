@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench stress clean
+.PHONY: help install run test test-slow lint format smoke bench stress fuzz clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -49,6 +49,9 @@ bench: install ## what sampler, trainer and likelihood cost beside the network a
 
 stress: install ## kill runs at random moments, resume them, compare bit for bit (long)
 	$(BIN)/python experiments/stress/stress.py
+
+fuzz: install ## 2000 mutated command lines, 500 mutated files of each kind (long)
+	$(BIN)/python -m pytest -m slow -s tests/cli/test_fuzz_config.py tests/cli/test_fuzz_files.py
 
 clean: ## remove caches and build files; keeps outputs and .venv
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
