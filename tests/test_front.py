@@ -1,5 +1,6 @@
 """The front door holds: what README and docs show is run, composed or compared with the code."""
 
+import ast
 import importlib
 import os
 import re
@@ -156,6 +157,16 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", PAGES[page]):
         assert "://" not in target
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_every_promise_has_its_tests():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGES["docs/promises.md"])
+    assert len(named) > 50
+    for file, name in named:
+        functions = {n.name for n in ast.parse((ROOT / file).read_text()).body if isinstance(n, ast.FunctionDef)}
+        assert name in functions, f"{file}::{name}"
+    rows = [line for line in PAGES["docs/promises.md"].splitlines() if line.startswith("| ")]
+    assert all("::" in row for row in rows if row != "| promise | tests |")
 
 
 def test_an_added_schedule_obeys_the_derived_laws(overlay):

@@ -107,3 +107,10 @@ def test_the_mathematics_needs_no_trainer():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_frameworks_import_beside_this_build_of_torch():
+    """Also where torchvision was built for another one, and its operators do not load."""
+    code = "import scorefield.training, torchvision, torchmetrics, pytorch_lightning, torch_fidelity"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr

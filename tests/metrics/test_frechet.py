@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 import torch.distributed as dist
 
@@ -40,6 +41,20 @@ def test_agrees_with_torch_fidelity(n, d):
     theirs = fid_statistics_to_metric(fid_features_to_statistics(x), fid_features_to_statistics(y), False)
     ours = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
     assert ours == pytest.approx(theirs[KEY_METRIC_FID], rel=1e-6)  # their eigenvalues are of a product, ours symmetric
+
+
+def test_only_symmetric_eigenproblems_are_solved(monkeypatch):
+    """The eigenvalues of the product of both covariances take several times as long, and may be complex."""
+
+    def refused(*_, **__):
+        raise AssertionError("an eigenproblem that is not symmetric")
+
+    for name in ("eig", "eigvals"):
+        monkeypatch.setattr(torch.linalg, name, refused)
+        monkeypatch.setattr(np.linalg, name, refused)
+    monkeypatch.setattr(scipy.linalg, "sqrtm", refused)
+    a, b = FeatureStatistics.of(correlated(300, 24, 0)), FeatureStatistics.of(correlated(200, 24, 1))
+    assert frechet_distance(a, b) > 0
 
 
 def test_fewer_examples_than_features():

@@ -10,6 +10,7 @@ from scorefield.metrics.features import DigitFeatures
 from scorefield.metrics.frechet import FeatureStatistics, frechet_distance
 from scorefield.noise import IndexedNoise
 from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks import quality
 from scorefield.training.callbacks.samples import draw
 from tests.training.tiny import checkpoint, digits, fit, journal, plane
 
@@ -161,3 +162,35 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tmp_path):
 def test_the_journal_is_json_line_by_line(run):
     for line in RunDir(run).metrics.read_text().splitlines():
         assert {"step", "images", "time", "phase"} <= json.loads(line).keys()
+
+
+def test_the_extractor_is_no_part_of_what_is_trained(run):
+    """It has run in the validations; the checkpoint, the average and the optimiser hold the model's own alone."""
+    assert any("fd_digits" in line for line in journal(run) if line["phase"] == "validation")
+    saved = checkpoint(run)
+    model = build(digits(run.parent / "again")).module.model
+    names = model.state_dict().keys()
+    assert saved["state_dict"].keys() == {f"model.{name}" for name in names}
+    assert saved["ema"]["state_dict"].keys() == names
+    (optimizer,) = saved["optimizer_states"]
+    assert len(optimizer["state"]) == len(list(model.parameters()))
+
+
+def test_a_conditional_model_is_asked_for_every_class(tmp_path, monkeypatch):
+    """Sample i is of class i mod 10, and the whole evaluation takes place."""
+    asked = []
+    plain = quality.draw
+
+    def noted(model, sampler, shape, indices, seed, device, cond=None, trace=None):
+        asked.extend(zip(indices, cond["label"].tolist(), strict=True))
+        return plain(model, sampler, shape, indices, seed, device, cond, trace)
+
+    monkeypatch.setattr(quality, "draw", noted)
+    parts = fit(digits(tmp_path, "net.classes=10", "data.conditional=true", "steps=4"))
+    parts.trainer.test(parts.module, parts.data, verbose=False)
+    assert asked
+    assert all(label == i % 10 for i, label in asked)
+    assert {name for c in parts.trainer.callbacks for name in getattr(c, "metrics", {})} >= {
+        "fd_digits",
+        "bits_per_dim",
+    }

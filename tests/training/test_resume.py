@@ -9,6 +9,7 @@ import torch
 from scorefield.cli.runs import build, newest_checkpoint
 from scorefield.cli.train import execute
 from scorefield.records.rundir import RunDir
+from scorefield.training.callbacks import stopwatch
 from tests.training.tiny import checkpoint, differences, digits, fit, journal, plane
 
 STATE = ("state_dict", "ema", "optimizer_states", "lr_schedulers", "global_step", "told")
@@ -152,3 +153,24 @@ def test_no_checkpoint_appears_under_its_name_before_it_is_whole(tmp_path, monke
     with pytest.raises(RuntimeError, match="mid-file"):
         parts.trainer.fit(parts.module, parts.data)
     assert RunDir(tmp_path).checkpoints() == []
+
+
+def test_seconds_are_counted_over_interruptions(tmp_path, monkeypatch):
+    """A clock that moves by one second in each step and by ten in each validation."""
+    now = [0.0]
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: now[0])
+
+    class Clock(pl.Callback):
+        def on_train_batch_start(self, *_) -> None:
+            now[0] += 1
+
+        def on_validation_epoch_end(self, *_) -> None:
+            now[0] += 10
+
+    config = plane(tmp_path, "callbacks.checkpoint.every=5")
+    with pytest.raises(InterruptedRunError):
+        fit(config, None, Clock(), Interruption(6))
+    now[0] += 1000  # the run is not going on
+    parts = fit(config, newest_checkpoint(RunDir(tmp_path)), Clock())
+    watch = next(c for c in parts.trainer.callbacks if isinstance(c, stopwatch.Stopwatch))
+    assert (watch.seconds("train"), watch.seconds("validation")) == (12, 30)
