@@ -13,9 +13,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     0: ["tensors", "noise", "errors", "torchvision_ops"],
     1: ["schedules", "divergence", "ode", "nets", "data"],
-    2: ["prediction", "times", "grids", "jacobian", "metrics"],
+    2: ["prediction", "times", "grids", "jacobian", "metrics", "recipes"],
     3: ["models", "checkpoints"],
-    4: ["kernels", "constraints", "probability_flow", "fokker_planck", "tweedie"],
+    4: ["kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
     5: ["samplers", "objectives"],
     6: ["training", "records"],
     7: ["cli"],

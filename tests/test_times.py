@@ -9,16 +9,16 @@ from scipy import stats
 
 from scorefield.noise import StreamNoise
 from scorefield.schedules import VE, VP, Constant, Linear, SubVP
-from scorefield.times import Importance, LogNormal, Stratified, TimeLaw, Uniform
+from scorefield.times import Importance, Ladder, LogNormal, Stratified, TimeLaw, Uniform
 
 N = 40_000
 
 
 def test_every_law_is_covered():
-    assert set(TimeLaw.__subclasses__()) == {Uniform, LogNormal, Importance, Stratified}
+    assert set(TimeLaw.__subclasses__()) == {Uniform, LogNormal, Importance, Ladder, Stratified}
 
 
-@pytest.mark.parametrize("law", [Uniform(), LogNormal(-1.2, 1.2), Importance()], ids=str)
+@pytest.mark.parametrize("law", [Uniform(), LogNormal(-1.2, 1.2), Importance(), Ladder(7)], ids=str)
 def test_times_stay_inside_the_schedule(schedule, law):
     t, weight = law.sample(N, schedule, StreamNoise(0))
     assert t.dtype == torch.float64

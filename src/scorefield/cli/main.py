@@ -10,6 +10,7 @@ COMMANDS = {
     "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
     "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
+    "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
 
 

@@ -96,5 +96,23 @@ class Sample(TypedDict):
     sampler: NotRequired[AnySampler | None]
 
 
+class RecipeOf(TypedDict):
+    """conf/recipe.yaml."""
+
+    data: DataNode
+    sigma_min: float
+    corrections: int
+    overlap: float
+    n: int
+    seed: int
+
+
 # A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "evaluation": Train, "drawing": Train}
+SCHEMAS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "recipe": RecipeOf,
+    "evaluation": Train,
+    "drawing": Train,
+}

@@ -3,12 +3,13 @@ from scorefield.models.density import DensityModel
 from scorefield.models.energy import EnergyModel
 from scorefield.models.mixture import MixtureModel
 from scorefield.models.network import NetworkModel
-from scorefield.models.parametrization import LogRatio, One, Parametrization, PerTime, Sigma, Time, UnitVariance
+from scorefield.models.parametrization import Index, LogRatio, One, Parametrization, PerTime, Sigma, Time, UnitVariance
 
 __all__ = [
     "Cond",
     "DensityModel",
     "EnergyModel",
+    "Index",
     "LogRatio",
     "MixtureModel",
     "NetworkModel",

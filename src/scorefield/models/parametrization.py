@@ -63,6 +63,24 @@ class Sigma(PerTime):
 
 
 @dataclass(frozen=True)
+class Index(PerTime):
+    """Index of the nearest level of the schedule's ladder, 0 for the noisiest: NCSN's label (Song & Ermon 2019).
+
+    Constant between the levels, so a network told so has no time derivative and no score in between.
+
+    Args:
+        levels: number of levels L, >= 2; the time law's and the sampler's.
+    """
+
+    levels: int
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        times = schedule.ladder(self.levels).flip(0).to(t)
+        from_below = torch.bucketize(t, (times[1:] + times[:-1]) / 2)
+        return (self.levels - 1 - from_below).to(t.dtype)
+
+
+@dataclass(frozen=True)
 class LogRatio(PerTime):
     """c_noise = factor ln(sigma / alpha), with factor 1/4 in Karras et al. 2022, table 1.
 
