@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from scorefield.grids import Given, Grid, Karras, LogRatio, Uniform
+from scorefield.grids import Given, Grid, Karras, Ladder, LogRatio, Uniform
 from scorefield.schedules import EDM, VP
 
 GRIDS = [Uniform(), LogRatio(), Karras(7.0), Karras(3.0)]
 
 
 def test_every_grid_is_covered():
-    assert {type(g) for g in GRIDS} | {Given} == set(Grid.__subclasses__())
+    assert {type(g) for g in GRIDS} | {Given, Ladder} == set(Grid.__subclasses__())
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -13,9 +13,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     0: ["tensors", "noise", "errors", "recipe", "torchvision_ops"],
     1: ["archives", "schedules", "divergence", "ode", "nets", "data"],
-    2: ["prediction", "times", "grids", "jacobian", "metrics"],
+    2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques"],
     3: ["models"],
-    4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie"],
+    4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
     5: ["samplers", "objectives"],
     6: ["training", "records"],
     7: ["cli"],

@@ -12,6 +12,9 @@ from scorefield.grids import Given, Karras, LogRatio, Uniform
 from scorefield.kernels import (
     Ancestral,
     BatchSignalToNoise,
+    Consistent,
+    DPMSolver2M,
+    DPMSolver3M,
     Euler,
     EulerMaruyama,
     Heun,
@@ -28,7 +31,8 @@ from scorefield.nets.mlp import MLP
 from scorefield.noise import IndexedNoise, StreamNoise
 from scorefield.ode import RK4, DormandPrince, FixedGrid
 from scorefield.prediction import Prediction, Velocity
-from scorefield.samplers import FlowSampler, NonFiniteSamplesError, Sampler
+from scorefield.probability_flow import ProbabilityFlow
+from scorefield.samplers import FlowSampler, NonFiniteSamplesError, Path, Sampler
 from scorefield.schedules import EDM, VE, VP, SubVP
 from tests.conftest import MIXTURE
 
@@ -40,6 +44,10 @@ PREDICTORS: list[Kernel] = [
     Heun(churn=10.0),
     Ancestral(),
     Ancestral(eta=0.0),
+    Consistent(eta=1.0),
+    DPMSolver2M(),
+    DPMSolver2M(eta=1.0),
+    DPMSolver3M(),
     EulerMaruyama(),
     ReverseDiffusion(),
     ReverseDiffusion(eta=0.0),
@@ -319,3 +327,29 @@ class _Fixed:
 
     def normal_like(self, x):
         return torch.full_like(x, self.value)
+
+
+def test_a_path_keeps_the_states_of_any_sampler():
+    model, x = MixtureModel(VP(t_min=1e-3), **MIXTURE), torch.randn(6, 2)
+    path = Path(every=4, rows=2)
+    samples = Sampler(LogRatio(), 10, EulerMaruyama())(model, x, noise=StreamNoise(0), trace=path)
+    grid = LogRatio()(model.schedule, 10)
+    assert path.t.tolist() == grid[[0, 4, 8, 10]].tolist()
+    assert torch.equal(path.x[0], x[:2])
+    assert torch.equal(path.x[-1], samples.x[:2])
+
+
+def test_a_flow_stops_on_its_way():
+    """The states at the stops are those of the flow solved to there, and the end is where it goes without stops."""
+    model, x = MixtureModel(VP(t_min=1e-3), **MIXTURE), torch.randn(6, 2)
+    solver, path = DormandPrince(1e-9, 1e-9), Path()
+    samples = FlowSampler(solver, stops=3, denoise_last=True)(model, x, trace=path)
+    times = model.schedule.geometric_times(1.0, 1e-3, 4)
+    assert path.t.tolist() == [*times.tolist(), 0.0]
+    flow = ProbabilityFlow(solver)
+    for t, state in zip(path.t[1:4].tolist(), path.x[1:4], strict=True):
+        assert torch.allclose(state, flow.transport(model, x, 1.0, t)[0], atol=1e-6)  # of solvers at 1e-9
+    assert torch.allclose(FlowSampler(solver, denoise_last=True)(model, x).x, samples.x, atol=1e-6)
+    assert torch.equal(path.x[-1], samples.x)
+    with pytest.raises(ValueError, match="stops=0"):
+        FlowSampler(solver, stops=0)

@@ -18,7 +18,7 @@ class Grid(ABC):
 
     @abstractmethod
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        """Decreasing times, (steps + 1,), float64."""
+        """Decreasing times, (steps + 1,), float64; only a ladder repeats its last."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class LogRatio(Grid):
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
         start, end = _ends(schedule, self.t_min, self.t_max)
-        high, low = schedule.ratio(torch.stack([start, end])).log()
-        return _pin(schedule.time_at(_line(high, low, steps).exp()), start, end)
+        return schedule.geometric_times(float(start), float(end), steps + 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,19 @@ class Karras(Grid):
         start, end = _ends(schedule, self.t_min, self.t_max)
         high, low = schedule.ratio(torch.stack([start, end])) ** (1 / self.rho)
         return _pin(schedule.time_at(_line(high, low, steps) ** self.rho), start, end)
+
+
+@dataclass(frozen=True)
+class Ladder(Grid):
+    """The levels of the schedule's ladder, one for each step, and the last of them once more.
+
+    For correctors: each level is corrected once in turn, and the run ends at the smallest (Song & Ermon 2019,
+    algorithm 1). A predictor has no way to go in the last step.
+    """
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        times = schedule.ladder(steps)
+        return torch.cat([times, times[-1:]])
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ the instantaneous change of variables (Chen et al. 2018, theorem 1), from t_min 
 is the one of the data perturbed to t_min; nothing is added for the way from t_min to 0.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +19,7 @@ from scorefield.divergence import Divergence, Exact
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import GlobalNoise, Noise
 from scorefield.ode import DormandPrince, Solver
+from scorefield.tensors import event_dot, event_norm, per_sample
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,42 @@ class Code:
     z: Tensor
     log_abs_det: Tensor
     nfe: Tensor
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """log p of samples from several draws of what is random about it.
+
+    Args:
+        log_prob: mean over the draws, in nats, (B,).
+        standard_error: of that mean, (B,); nan for a single draw.
+        nfe: network evaluations for each sample over all draws, (B,).
+    """
+
+    log_prob: Tensor
+    standard_error: Tensor
+    nfe: Tensor
+
+
+def spherical(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
+    """Latent codes between two of them along great circles: codes of N(0, I) keep their usual length.
+
+    (sin((1 - w) theta) a + sin(w theta) b) / sin(theta), theta the angle between a and b (Shoemake 1985, section 3.3).
+
+    Args:
+        a: codes at weight 0, (B, *event).
+        b: codes at weight 1, (B, *event).
+        weights: w, (K,), in [0, 1].
+
+    Returns:
+        (K, B, *event); where a and b have the same direction, their linear interpolation.
+    """
+    cosine = (event_dot(a, b) / (event_norm(a) * event_norm(b))).clamp(-1, 1)
+    theta = per_sample(cosine.arccos(), a)
+    w = weights.to(a).reshape(-1, *(1,) * a.ndim)
+    from_a, from_b = ((part * theta).sin() / theta.sin() for part in (1 - w, w))
+    aligned = theta.sin() < 1e-6
+    return torch.where(aligned, 1 - w, from_a) * a + torch.where(aligned, w, from_b) * b
 
 
 def _at_rows(cond: Cond | None, rows: Tensor) -> Cond | None:
@@ -100,3 +139,32 @@ class ProbabilityFlow:
         """log p(x) in nats under the prior at t_max, (B,)."""
         code = self.encode(model, x, cond, noise)
         return model.schedule.prior_log_prob(code.z) + code.log_abs_det
+
+    def log_density(
+        self,
+        model: ScoreModel,
+        draws: Iterable[Tensor],
+        cond: Cond | None = None,
+        noise: Noise | None = None,
+        log_abs_det: Tensor | None = None,
+    ) -> LogDensity:
+        """log p of each sample with its standard error over probes and dequantisation.
+
+        Args:
+            model: the model.
+            draws: for each draw the samples in model space, (B, *event): the same tensor again for continuous data,
+                another dequantisation each time for integer data. Every draw has probes of its own.
+            cond: conditions.
+            noise: draws the probes of an estimated divergence.
+            log_abs_det: log-determinant of the way from data to model space, (B,), which is added; None for 0.
+        """
+        noise = GlobalNoise() if noise is None else noise
+        found, calls = [], []
+        for x in draws:
+            code = self.encode(model, x, cond, noise)
+            found.append(model.schedule.prior_log_prob(code.z).double() + code.log_abs_det.double())
+            calls.append(code.nfe)
+        values = torch.stack(found)
+        extra = 0 if log_abs_det is None else log_abs_det.double()
+        error = values.std(0) / math.sqrt(len(values)) if len(values) > 1 else torch.full_like(values[0], torch.nan)
+        return LogDensity(values.mean(0) + extra, error, torch.stack(calls).sum(0))

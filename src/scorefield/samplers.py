@@ -6,6 +6,7 @@ its two degenerate forms. `FlowSampler` solves the probability-flow ODE with err
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -19,6 +20,45 @@ from scorefield.ode import Solver
 from scorefield.probability_flow import ProbabilityFlow
 
 Trace = Callable[[int, float, Tensor], None]  # step number (0 is the start), time, state
+
+
+@dataclass
+class Path:
+    """A trace that keeps the path: give it to any sampler as ``trace``.
+
+    Args:
+        every: steps from one kept state to the next; the first and the last are always kept.
+        rows: keep the first so many samples only; None keeps all.
+    """
+
+    every: int = 1
+    rows: int | None = None
+    _times: list[float] = field(default_factory=list)
+    _states: list[Tensor] = field(default_factory=list)
+    _last: tuple[int, float, Tensor] | None = None
+
+    def __call__(self, step: int, t: float, x: Tensor) -> None:
+        self._last = (step, t, x.detach()[: self.rows].clone())
+        if step % self.every == 0:
+            self._keep()
+
+    def _keep(self) -> None:
+        if self._last is not None:
+            self._times.append(self._last[1])
+            self._states.append(self._last[2])
+            self._last = None
+
+    @property
+    def t(self) -> Tensor:
+        """Times of the kept states, (K,) float64; 0 for a denoised end."""
+        self._keep()
+        return torch.tensor(self._times, dtype=torch.float64)
+
+    @property
+    def x(self) -> Tensor:
+        """Kept states, (K, B, *event)."""
+        self._keep()
+        return torch.stack(self._states)
 
 
 class NonFiniteSamplesError(NumericalError):
@@ -116,11 +156,18 @@ class FlowSampler:
         solver: the ODE solver.
         t_min: time at which the flow ends; None takes the schedule's.
         denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
+        stops: parts of the way, in equal steps of ln(sigma / alpha), after each of which the state is traced. The
+            solver starts anew at each, which costs it a few evaluations.
     """
 
     solver: Solver
     t_min: float | None = None
     denoise_last: bool = False
+    stops: int = 1
+
+    def __post_init__(self) -> None:
+        if self.stops < 1:
+            raise ValueError(f"stops={self.stops} must be at least 1: the end of the flow is one")
 
     @torch.no_grad()
     def __call__(
@@ -140,15 +187,18 @@ class FlowSampler:
         start, end = model.schedule.t_max, flow.start(model)
         if trace is not None:
             trace(0, start, x)
-        x, calls = flow.transport(model, x, start, end, cond)
-        nfe = float(calls.double().mean())
-        if trace is not None:
-            trace(1, end, x)
+        times = [start, end] if self.stops == 1 else model.schedule.geometric_times(start, end, self.stops + 1).tolist()
+        nfe = 0.0
+        for i, (t, s) in enumerate(pairwise(times)):
+            x, calls = flow.transport(model, x, t, s, cond)
+            nfe += float(calls.double().mean())
+            if trace is not None:
+                trace(i + 1, s, x)
         if self.denoise_last:
             x = model(x, torch.full((len(x),), end, dtype=torch.float64, device=x.device), cond).data
             nfe += 1
             if trace is not None:
-                trace(2, 0.0, x)
+                trace(self.stops + 1, 0.0, x)
         return Samples(_finite(x, self), nfe)
 
 

@@ -93,6 +93,32 @@ class Schedule(Remembered, ABC):
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
+    def geometric_times(self, start: float, end: float, n: int) -> Tensor:
+        """n times (float64) from start to end at equal steps of ln(sigma / alpha), both ends exactly as given.
+
+        Raises:
+            ValueError: if n < 2, or if the schedule has one level only.
+        """
+        if n < 2:
+            raise ValueError(f"n={n} times from t={start} to t={end} are too few: a line has two ends")
+        first, last = self.ratio(torch.tensor([start, end], dtype=torch.float64)).log()
+        times = self.time_at((first + (last - first) * (torch.arange(n, dtype=torch.float64) / (n - 1))).exp())
+        times[0], times[-1] = start, end  # which rounding has moved
+        return times
+
+    def ladder(self, levels: int) -> Tensor:
+        """Times of a ladder of L noise levels, the noisiest first, (L,) float64.
+
+        Equal steps of ln(sigma / alpha) from t_max to t_min: where alpha = 1 the levels are geometric (Song & Ermon
+        2019, section 4.1). A `Tabulated` schedule has its own levels.
+
+        Args:
+            levels: L, >= 2.
+        """
+        if levels < 2:
+            raise ValueError(f"levels={levels} must be at least 2; for one level use the schedule Constant")
+        return self.geometric_times(self.t_max, self.t_min, levels)
+
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Gain a and variance of the Gaussian x_t | x_s, for t >= s.
 
@@ -388,6 +414,30 @@ class Tabulated(Schedule):
                 f"beta_last={beta_last}"
             )
         return cls.ddpm(torch.linspace(beta_first, beta_last, levels, dtype=torch.float64).tolist())
+
+    @classmethod
+    def geometric(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, levels: int = 1000) -> "Tabulated":
+        """SMLD's chain: alpha = 1 and noise levels in equal ratios (Song & Ermon 2019; Song et al. 2021, appendix C.1).
+
+        Args:
+            sigma_min: smallest level, > 0, in units of the data.
+            sigma_max: largest level.
+            levels: N, >= 2.
+        """
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"need 0 < sigma_min < sigma_max, got sigma_min={sigma_min}, sigma_max={sigma_max}")
+        logs = torch.linspace(math.log(sigma_min), math.log(sigma_max), levels, dtype=torch.float64)
+        return cls([1.0] * levels, logs.exp().tolist())
+
+    def ladder(self, levels: int) -> Tensor:
+        """The given levels themselves; fewer than there are at equal steps of their index, the two ends included.
+
+        Args:
+            levels: L, from 2 to the number of levels in the table.
+        """
+        if not 2 <= levels <= self.levels:
+            raise ValueError(f"levels={levels} must be between 2 and the {self.levels} of this schedule's table")
+        return torch.linspace(self.levels, 1, levels, dtype=torch.float64).round() / self.levels
 
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         position, table = t * self.levels, self._log_alpha.to(t)

@@ -23,15 +23,15 @@ class TimeLaw(ABC):
     def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Time at which the law's distribution function is ``u`` in [0, 1), and its importance weight; all (B,)."""
 
-    def levels(self, n: int, noise: Noise, device: torch.device | None = None) -> Tensor:
-        """n uniform levels in [0, 1) at which the quantile function is read."""
+    def uniforms(self, n: int, noise: Noise, device: torch.device | None = None) -> Tensor:
+        """n uniform numbers in [0, 1) at which the quantile function is read."""
         return noise.uniform_like(torch.empty(n, dtype=torch.float64, device=device))
 
     def sample(
         self, n: int, schedule: Schedule, noise: Noise, device: torch.device | None = None
     ) -> tuple[Tensor, Tensor]:
         """n times (float64) and their importance weights."""
-        return self.quantile(self.levels(n, noise, device), schedule)
+        return self.quantile(self.uniforms(n, noise, device), schedule)
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,6 @@ class Uniform(TimeLaw):
     def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         low = schedule.t_min if self.t_min is None else self.t_min
         return low + u * (schedule.t_max - low), torch.ones_like(u)
-
-
-@dataclass(frozen=True)
-class Ladder(TimeLaw):
-    """Equally likely levels at equal distances from t_min to t_max: of NCSN's ladder, or of DDPM's chain.
-
-    On VE with t_min = 0 the levels are those of a geometric ladder (Song and Ermon 2019, section 3.2), on `Tabulated`
-    with as many levels those of the table (Ho et al. 2020, algorithm 1).
-
-    Args:
-        size: number of levels, at least 2.
-    """
-
-    size: int
-
-    def __post_init__(self) -> None:
-        if self.size < 2:
-            raise ValueError(f"size={self.size} must be at least 2")
-
-    def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        step = (u * self.size).floor().clamp(max=self.size - 1) / (self.size - 1)
-        return schedule.t_min + step * (schedule.t_max - schedule.t_min), torch.ones_like(u)
 
 
 @dataclass(frozen=True)
@@ -114,6 +92,28 @@ class Importance(TimeLaw):
 
 
 @dataclass(frozen=True)
+class Ladder(TimeLaw):
+    """Each of the L levels of the schedule's ladder with the same probability (Song & Ermon 2019, eq. 6).
+
+    NCSN on a geometric ladder is this law on `VE` with t_min = 0; DDPM and SMLD are it on a `Tabulated` schedule.
+
+    Args:
+        levels: L, >= 2.
+    """
+
+    levels: int
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise ValueError(f"levels={self.levels} must be at least 2; for one level use the schedule Constant")
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        # From the smallest level up, so that the time increases with u as a quantile function does.
+        times = schedule.ladder(self.levels).flip(0).to(u)
+        return times[(u * self.levels).long().clamp(max=self.levels - 1)], torch.ones_like(u)
+
+
+@dataclass(frozen=True)
 class Stratified(TimeLaw):
     """Any law, with one draw in each of n equal slices of its mass: same expectation, less variance.
 
@@ -126,9 +126,9 @@ class Stratified(TimeLaw):
     def quantile(self, u: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         return self.law.quantile(u, schedule)
 
-    def levels(self, n: int, noise: Noise, device: torch.device | None = None) -> Tensor:
+    def uniforms(self, n: int, noise: Noise, device: torch.device | None = None) -> Tensor:
         slices = torch.arange(n, dtype=torch.float64, device=device)
-        return (slices + self.law.levels(n, noise, device)) / n
+        return (slices + self.law.uniforms(n, noise, device)) / n
 
 
 def _log_ratio_range(schedule: Schedule, like: Tensor) -> tuple[Tensor, Tensor]:

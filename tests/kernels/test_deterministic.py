@@ -6,14 +6,22 @@ import torch
 from scipy.integrate import solve_ivp
 
 from scorefield.grids import Karras, LogRatio
-from scorefield.kernels import Ancestral, Euler, Heun, Kernel, ReverseDiffusion
+from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M, Euler, Heun, Kernel, ReverseDiffusion
 from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.samplers import Sampler
 from scorefield.schedules import EDM, VE, VP
 from tests.conftest import MIXTURE
 
-KERNELS: list[Kernel] = [Euler(), Heun(), Heun(midpoint=0.5), Ancestral(eta=0.0), ReverseDiffusion(eta=0.0)]
+KERNELS: list[Kernel] = [
+    Euler(),
+    Heun(),
+    Heun(midpoint=0.5),
+    Ancestral(eta=0.0),
+    ReverseDiffusion(eta=0.0),
+    DPMSolver2M(),
+    DPMSolver3M(),
+]
 N = 6
 
 

@@ -117,3 +117,22 @@ def test_events_of_another_shape_are_refused(case):
     net, x, label, classes = case
     with pytest.raises(ValueError, match="was built for"):
         net(torch.cat((x, x), -1), label, classes)
+
+
+def test_the_perceptron_has_a_right_third_derivative():
+    """Along a line, by central differences of the second: what objectives of a field's divergence train with."""
+    net = MLP((2,), 8, 2, Fourier(8)).double()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+
+    def derivative(function):
+        return lambda a: torch.autograd.grad(function(a), a, create_graph=True)[0]
+
+    def along(a):
+        return net(torch.stack([a.sin(), 2 * a])[None], torch.ones(1).double()).sum()
+
+    second = derivative(derivative(along))
+    at, h = torch.tensor(0.3).double().requires_grad_(), 1e-5
+    ahead, behind = (float(second((at + s * h).detach().requires_grad_()).detach()) for s in (1, -1))
+    # The difference is off by h^2 and by rounding over h, both about 1e-10 of the derivatives here.
+    assert float(derivative(second)(at).detach()) == pytest.approx((ahead - behind) / (2 * h), rel=1e-6)

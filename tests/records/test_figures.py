@@ -18,6 +18,7 @@ DRAWINGS = {
     "density2d": lambda path: figures.density2d(path, FIELD, (-1, 1, -1, 1), truth=FIELD.T, samples=POINTS),
     "curves": lambda path: figures.curves(path, {"train": (STEPS, np.exp(-STEPS))}, references={"floor": 0.1}),
     "loss_by_noise": lambda path: figures.loss_by_noise(path, STEPS + 1, STEPS, STEPS - 1, STEPS + 1, band="range"),
+    "residual_by_noise": lambda path: figures.residual_by_noise(path, STEPS + 1, np.exp(-STEPS)),
     "paths_1d": lambda path: figures.paths(path, POINTS[:, :, None], torch.tensor([1.0, 0.0])),
     "paths_2d": lambda path: figures.paths(path, POINTS.reshape(20, 10, 2)),
     "histogram": lambda path: figures.histogram(path, {"a": POINTS[:, 0], "b": POINTS[:, 1]}, references={"0": 0.0}),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from scorefield.cli.runs import build, newest_checkpoint
+from scorefield.fokker_planck import residual
 from scorefield.metrics.features import DigitFeatures
 from scorefield.metrics.frechet import FeatureStatistics, frechet_distance
 from scorefield.noise import IndexedNoise
@@ -117,6 +118,46 @@ def test_the_solvers_own_error_is_what_tightening_changes(run):
     tight = measured(run, *loose, "likelihood.solver.rtol=1e-4", "likelihood.solver.atol=1e-4")["bits_per_dim"]
     assert record["solver_error"] == pytest.approx(abs(record["value"] - tight["value"]), abs=1e-5)
     assert 0 < record["solver_error"] <= record["solver_error_max"]
+
+
+def test_the_truncations_share_is_what_a_later_start_changes(run):
+    """EDM's t_min is 0.002: the same number from 0.02 on."""
+    loose = ["callbacks.likelihood.n_final=4", "callbacks.likelihood.n_check=4"]
+    record = measured(run, *loose)["bits_per_dim"]
+    later = measured(run, *loose, "+likelihood.t_min=0.02")["bits_per_dim"]
+    assert record["t_min_tenfold_change"] == pytest.approx(later["value"] - record["value"], abs=1e-5)
+
+
+def test_the_fokker_planck_residual_is_measured_by_level(tmp_path):
+    node = {
+        "_target_": "scorefield.training.callbacks.FokkerPlanckResidual",
+        "run_dir": str(tmp_path),
+        "levels": 3,
+        "n": 5,
+        "batch_size": 2,
+    }
+    config = plane(tmp_path, "steps=2")
+    config["callbacks"]["fokker_planck"] = node
+    fit(config)
+    parts = build(config)
+    parts.trainer.test(parts.module, parts.data, ckpt_path=newest_checkpoint(RunDir(tmp_path)), verbose=False)
+    callback = next(c for c in parts.trainer.callbacks if type(c).__name__ == "FokkerPlanckResidual")
+    record = callback.metrics["fokker_planck_residual"].record()
+    # By hand, one example at a time, at the middle level.
+    parts.module.model.load_state_dict(checkpoint(tmp_path)["ema"]["state_dict"])
+    model, data = parts.module.model.eval(), parts.data
+    t = model.schedule.geometric_times(model.schedule.t_min, model.schedule.t_max, 3)[1]
+    sums = torch.zeros(2, dtype=torch.float64)
+    for i in range(5):
+        x, noise = data.test_split.x[[i]], IndexedNoise(0, "residual", [i])
+        x = data.data.to_model(x, IndexedNoise(0, "dequantise/0", [i]))
+        noise.normal_like(x)  # of the level before
+        x_t = model.schedule.perturb(x, t[None], noise.normal_like(x))
+        found = residual(model, x_t, t[None])
+        sums += torch.stack([found.value.double().square().sum(), found.rate.double().square().sum()]).detach()
+    assert record["by_level"][1] == pytest.approx(float((sums[0] / sums[1]).sqrt()), rel=1e-4)  # float32 networks
+    assert record["value"] == pytest.approx(sum(record["by_level"]) / 3)
+    assert RunDir(tmp_path).figure("fokker_planck").is_file()
 
 
 def test_toys_are_measured_in_nats(tmp_path):

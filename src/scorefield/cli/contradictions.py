@@ -362,7 +362,9 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
     except Exception as error:
         yield str(error)
         return
-    if not times.isfinite().all() or not (times.diff() < 0).all():
+    steps = times.diff()
+    moving = steps if not isinstance(sampler.predictor, Stay) else steps[:-1]  # a ladder ends at its last level
+    if not times.isfinite().all() or not (moving < 0).all() or (steps > 0).any():
         yield f"{sampler.grid} gives times that do not decrease under {schedule}"
     elif times[0] > schedule.t_max or times[-1] < schedule.t_min:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"
@@ -447,6 +449,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
     "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
     "sample": (counts_are_positive, seed_is_one, device_exists),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
+    "recipe": (counts_are_positive, seed_is_one, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,

@@ -11,6 +11,7 @@ COMMANDS = {
     "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
+    "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
 
 

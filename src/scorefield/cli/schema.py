@@ -122,12 +122,24 @@ class Convert(TypedDict):
     steps: int
 
 
+class RecipeOf(TypedDict):
+    """conf/recipe.yaml."""
+
+    data: DataNode
+    sigma_min: float
+    corrections: int
+    overlap: float
+    n: int
+    seed: int
+
+
 # A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
 SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
     "convert": Convert,
+    "recipe": RecipeOf,
     "evaluation": Train,
     "drawing": Train,
 }

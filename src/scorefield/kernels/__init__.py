@@ -11,11 +11,15 @@ from scorefield.kernels.langevin import (
     TemperedLangevin,
 )
 from scorefield.kernels.metropolis import Mala, acceptance
-from scorefield.kernels.reverse_sde import Ancestral, EulerMaruyama, ReverseDiffusion
+from scorefield.kernels.multistep import DPMSolver2M, DPMSolver3M
+from scorefield.kernels.reverse_sde import Ancestral, Consistent, EulerMaruyama, ReverseDiffusion
 
 __all__ = [
     "Ancestral",
     "BatchSignalToNoise",
+    "Consistent",
+    "DPMSolver2M",
+    "DPMSolver3M",
     "Draws",
     "Euler",
     "EulerMaruyama",

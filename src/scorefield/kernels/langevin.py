@@ -1,5 +1,6 @@
 """Langevin dynamics as a corrector, and the rules for its step size."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -49,7 +50,7 @@ class FixedStep(StepSize):
 class SigmaStep(StepSize):
     """epsilon = 2 a (r sigma)^2: annealed Langevin dynamics (Song & Ermon 2019, algorithm 1; Song et al. 2021).
 
-    NCSN's epsilon_i = epsilon sigma_i^2 / sigma_L^2 is r = sqrt(epsilon / 2) / sigma_L.
+    `SigmaStep.ncsn` makes the same rule of the step size at the smallest level.
 
     Args:
         snr: r, signal-to-noise ratio of a step, > 0.
@@ -59,6 +60,21 @@ class SigmaStep(StepSize):
 
     snr: float
     chain: int | None = None
+
+    @classmethod
+    def ncsn(cls, epsilon: float, sigma_min: float) -> "SigmaStep":
+        """epsilon_i = epsilon sigma_i^2 / sigma_L^2, the step of x + epsilon_i score + sqrt(2 epsilon_i) z.
+
+        NCSNv2's step (Song & Ermon 2020, algorithm 1) and that of NCSN's code; the paper of 2019 writes
+        x + epsilon_i / 2 score + sqrt(epsilon_i) z, whose epsilon is twice this one.
+
+        Args:
+            epsilon: step size at the smallest level, > 0, in squared units of x.
+            sigma_min: sigma_L, the smallest level, > 0.
+        """
+        if epsilon <= 0 or sigma_min <= 0:
+            raise ValueError(f"epsilon={epsilon} and sigma_min={sigma_min} must be positive")
+        return cls(math.sqrt(epsilon / 2) / sigma_min)
 
     def __call__(self, schedule: Schedule, t: Tensor, score: Tensor, z: Tensor) -> Tensor:
         return (2 * _chain_gain(schedule, t, self.chain) * (self.snr * schedule.sigma(t)).square()).to(score)

@@ -7,6 +7,7 @@ from torch import Tensor
 from scorefield.kernels.base import Kernel, State
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import Noise
+from scorefield.prediction import Prediction
 from scorefield.tensors import per_sample
 
 
@@ -90,12 +91,59 @@ class Ancestral(Kernel):
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
         prediction, schedule = model(x, t, cond), model.schedule
-        alpha_s, sigma_s, sigma_t = schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
+        sigma_s, sigma_t = schedule.sigma(s), schedule.sigma(t)
         _, variance = schedule.transition(s, t)
         tau_sq = self.eta**2 * sigma_s.square() / sigma_t.square() * variance
         direction = (sigma_s.square() - tau_sq).clamp(min=0).sqrt()  # rounding can fall below zero where s nears t
-        x_s = per_sample(alpha_s.to(x), x) * prediction.data + per_sample(direction.to(x), x) * prediction.noise
+        x_s = _posterior_point(prediction, s, direction)
         if self.eta == 0:
             return x_s, state
         spread = (variance if self.forward_variance else tau_sq).sqrt().to(x)
         return x_s + per_sample(spread, x) * noise.normal_like(x), state
+
+
+@dataclass(frozen=True)
+class Consistent(Kernel):
+    """Consistent annealed sampling: a Langevin step whose noise brings x exactly to the next level.
+
+    x_s = alpha_s (E[x] + (1 - eta) u_t E[eps] + sqrt(u_s^2 - (1 - eta)^2 u_t^2) z) with u = sigma / alpha, where
+    E[x] + u_t E[eps] is x_t / alpha_t itself, so that eta is the fraction of the noise that the score's step removes
+    (Jolicoeur-Martineau et al. 2021, algorithm 2: eta = epsilon / sigma_L^2). Langevin dynamics adds noise for the
+    level it is at and leaves x noisier than the next; this step does not. At eta = 1 - u_s / u_t it is DDIM.
+
+    Args:
+        eta: in (0, 1]; at least 1 - u_s / u_t for every step of the grid.
+    """
+
+    eta: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta <= 1:
+            raise ValueError(f"eta={self.eta} is a fraction of the noise and must be in (0, 1]")
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        """Move x from t to s.
+
+        Raises:
+            ValueError: if the score's step removes less noise than lies between t and s.
+        """
+        prediction, schedule = model(x, t, cond), model.schedule
+        direction = (1 - self.eta) * schedule.alpha(s) * schedule.ratio(t)
+        variance = schedule.sigma(s).square() - direction.square()
+        if not t.is_cuda and (variance < -1e-9 * schedule.sigma(s).square()).any():
+            least = 1 - float((schedule.ratio(s) / schedule.ratio(t)).min())
+            raise ValueError(
+                f"eta={self.eta} removes less noise than the step from t={float(t[0]):.4g} to s={float(s[0]):.4g} asks "
+                f"for, {least:.4g}; raise eta, or give the sampler more steps"
+            )
+        spread = variance.clamp(min=0).sqrt().to(x)
+        return _posterior_point(prediction, s, direction) + per_sample(spread, x) * noise.normal_like(x), state
+
+
+def _posterior_point(prediction: Prediction, s: Tensor, direction: Tensor) -> Tensor:
+    """alpha_s E[x] + direction E[eps], from one prediction."""
+    x = prediction.x
+    alpha_s = prediction.schedule.alpha(s)
+    return per_sample(alpha_s.to(x), x) * prediction.data + per_sample(direction.to(x), x) * prediction.noise

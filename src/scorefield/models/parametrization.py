@@ -98,26 +98,6 @@ class Log(PerTime):
 
 
 @dataclass(frozen=True)
-class LadderIndex(PerTime):
-    """i = (1 - t) (L - 1), to the nearest: index of a level of a geometric ladder, 0 the noisiest.
-
-    Song and Ermon 2019, section 3.2. The ladder is the VE schedule at the times 1 - i / (L - 1).
-
-    Args:
-        levels: L, at least 2.
-    """
-
-    levels: int
-
-    def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise ValueError(f"levels={self.levels} must be at least 2")
-
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return ((1 - t) * (self.levels - 1)).round().clamp(0, self.levels - 1)
-
-
-@dataclass(frozen=True)
 class ChainIndex(PerTime):
     """i = N t - 1: index of a level of a `Tabulated` schedule, 0 the least noisy (Ho et al. 2020).
 
@@ -147,6 +127,24 @@ class VPTime(PerTime):
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.factor * VP(self.beta_min, self.beta_max).time_at(schedule.ratio(t))
+
+
+@dataclass(frozen=True)
+class LadderIndex(PerTime):
+    """Index of the nearest level of the schedule's ladder, 0 for the noisiest: NCSN's label (Song & Ermon 2019).
+
+    Constant between the levels, so a network told so has no time derivative and no score in between.
+
+    Args:
+        levels: number of levels L, >= 2; the time law's and the sampler's.
+    """
+
+    levels: int
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        times = schedule.ladder(self.levels).flip(0).to(t)
+        from_below = torch.bucketize(t, (times[1:] + times[:-1]) / 2)
+        return (self.levels - 1 - from_below).to(t.dtype)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,27 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
 from scorefield.nets.layers import FiLM, zero_init
 from scorefield.recipe import Remembered
+
+
+class LayerNorm(nn.LayerNorm):
+    """(h - mean) / sqrt(variance + eps) with learned scale and shift, in operations that torch differentiates.
+
+    The second backward pass of torch's own kernel takes mean and deviation for constants, so its third derivative is
+    wrong; training on the gradient of a divergence needs it (the regulariser of the score Fokker-Planck equation).
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        """h (B, width) -> (B, width)."""
+        centred = h - h.mean(-1, keepdim=True)
+        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + self.eps)
+        return centred * scale * self.weight + self.bias
 
 
 class ResidualLayer(nn.Module):
@@ -20,7 +35,7 @@ class ResidualLayer(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.film = FiLM(width, width)
         self.inner = nn.Linear(width, width)
         self.outer = zero_init(nn.Linear(width, width))
@@ -54,7 +69,7 @@ class MLP(Remembered, nn.Module):
         self.conditioning = Conditioning(embedding, width, classes)
         self.enter = nn.Linear(size, width)
         self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.leave = zero_init(nn.Linear(width, size))
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:

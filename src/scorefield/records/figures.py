@@ -204,6 +204,22 @@ def loss_by_noise(
             axes.legend()
 
 
+def residual_by_noise(path: Path, sigma: Array, relative: Array) -> None:
+    """Draw the relative residual of the score Fokker-Planck equation against the noise level.
+
+    Args:
+        path: the PNG file.
+        sigma: (K,) noise levels, positive.
+        relative: (K,) residual at each level over the size of the score's time derivative.
+    """
+    series = {"residual / rate of the score": (_array(sigma), _array(relative))}
+    with sheet(path) as (_, panels):
+        axes = panels[0]
+        _draw_curves(axes, series, "noise level σ", "relative residual", {})
+        axes.set_xscale("log")
+        plain_ticks(axes.xaxis)
+
+
 def paths(path: Path, trajectories: Array, times: Array | None = None) -> None:
     """Draw trajectories: in one dimension against time, in two as lines from where they begin (grey) to where they end.
 

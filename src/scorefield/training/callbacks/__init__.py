@@ -2,6 +2,7 @@ from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
+from scorefield.training.callbacks.fokker_planck import FokkerPlanckResidual
 from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
 from scorefield.training.callbacks.likelihood import BitsPerDim
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
@@ -20,6 +21,7 @@ __all__ = [
     "EnergyGapGuard",
     "Evaluator",
     "FisherDivergence",
+    "FokkerPlanckResidual",
     "LossByNoise",
     "NonFiniteError",
     "Occasion",

@@ -85,6 +85,7 @@ class BitsPerDim(Evaluator):
         }
         if occasion.final and self.n_check:
             protocol |= self._solver_error(occasion, split, min(self.n_check, n))
+            protocol |= self._truncation(occasion, split, min(self.n_check, n), scale)
         name = "bits_per_dim" if discrete else "nll_nats"
         return {name: Measurement(float(bits) * scale, protocol)}
 
@@ -119,3 +120,14 @@ class BitsPerDim(Evaluator):
             "solver_error_max": float(difference.abs().max()),
             "n_solver_error": len(indices),
         }
+
+    def _truncation(self, occasion: Occasion, split: Split, n: int, scale: float) -> dict[str, object]:
+        """Change of the number, in its own unit, where the flow starts at ten times the time; on the first examples."""
+        later = 10 * self.flow.start(occasion.model)
+        if not 0 < later < occasion.model.schedule.t_max:
+            return {}
+        indices = list(range(n))
+        bits = math.log(2) * math.prod(occasion.data.data.shape)
+        flows = (self.flow, replace(self.flow, t_min=later))
+        here, there = (self.log_prob(occasion, split, indices, 0, flow)[0].double() for flow in flows)
+        return {"t_min_tenfold_change": float((here - there).mean()) / bits * scale}

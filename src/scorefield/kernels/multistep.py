@@ -1,0 +1,108 @@
+"""Multistep predictors: higher order from what the network said at earlier times, at one call a step.
+
+In lambda = ln(alpha / sigma) the probability flow is linear but for the data prediction D(lambda) = E[x | x_t]
+(Lu et al. 2022, DPM-Solver++, eq. 8): with h = lambda_s - lambda_t
+
+    x_s = sigma_s / sigma_t x_t + sigma_s int_{lambda_t}^{lambda_s} e^lambda D(lambda) dlambda,
+
+and D is extrapolated by the polynomial through its last values. The state holds those values and the lengths of the
+steps between them, so steps may differ in length. The first steps have no past and are of lower order, as published;
+there the noise is so large that D hardly moves.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scorefield.kernels.base import Kernel, State
+from scorefield.models.base import Cond, ScoreModel
+from scorefield.noise import Noise
+from scorefield.schedules import Schedule
+from scorefield.tensors import per_sample
+
+
+def _step_length(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """h = lambda_s - lambda_t, in float64, (B,)."""
+    return torch.log(schedule.ratio(t) / schedule.ratio(s))
+
+
+@dataclass(frozen=True)
+class DPMSolver2M(Kernel):
+    """DPM-Solver++(2M) and, for eta > 0, its form for the reverse SDE.
+
+    x_s = sigma_s / sigma_t e^{-eta h} x_t + alpha_s (1 - e^{-(1 + eta) h}) (D + (D - D_before) h / (2 h_before))
+          + sigma_s sqrt(1 - e^{-2 eta h}) z
+
+    (Lu et al. 2022, DPM-Solver++, algorithm 2 for eta = 0, and its SDE form, appendix D, for eta = 1; without history
+    eta = 0 is DDIM.)
+
+    Args:
+        eta: amount of noise, in [0, 1]: 0 is the probability flow, 1 the reverse SDE.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is the probability flow, 1 the reverse SDE")
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return 2 if self.eta == 0 else None
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        schedule, data = model.schedule, model(x, t, cond).data
+        h = _step_length(schedule, t, s)
+        ahead = data
+        if "h" in state:
+            ahead = data + per_sample((h / (2 * state["h"])).to(x), x) * (data - state["data"])
+        shrink = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-self.eta * h)
+        pull = -schedule.alpha(s) * torch.expm1(-(1 + self.eta) * h)
+        x_s = per_sample(shrink.to(x), x) * x + per_sample(pull.to(x), x) * ahead
+        if self.eta > 0:
+            spread = schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * self.eta * h))
+            x_s = x_s + per_sample(spread.to(x), x) * noise.normal_like(x)
+        return x_s, {"h": h, "data": data}
+
+
+@dataclass(frozen=True)
+class DPMSolver3M(Kernel):
+    """DPM-Solver++(3M): D by the parabola through its last three values.
+
+    x_s = sigma_s / sigma_t x_t + alpha_s (phi_1 D + phi_2 D' + phi_3 D'')
+
+    with h^k D^(k) from divided differences, phi_1 = 1 - e^{-h}, phi_2 = (e^{-h} - 1 + h) / h and
+    phi_3 = 1/2 - (e^{-h} - 1 + h) / h^2: the third-order exponential Adams-Bashforth method for data prediction (Lu et
+    al. 2022, DPM-Solver++, appendix A; Hochbruck & Ostermann 2010, section 2.5).
+    """
+
+    order = 3
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        schedule, data = model.schedule, model(x, t, cond).data
+        h = _step_length(schedule, t, s)
+        kept = {"h": h, "data": data}
+        slope, bend = torch.zeros_like(data), torch.zeros_like(data)
+        if "h" in state:
+            # First divided differences, in units of h: of the last two values, and of the two before.
+            slope = per_sample((h / state["h"]).to(x), x) * (data - state["data"])
+            kept |= {"h_before": state["h"], "data_before": state["data"]}
+        if "h_before" in state:
+            near, far = state["h"], state["h_before"]
+            before = per_sample((h / far).to(x), x) * (state["data"] - state["data_before"])
+            curvature = (slope - before) * per_sample((h / (near + far)).to(x), x)  # h^2 times the second difference
+            slope = slope + per_sample((near / h).to(x), x) * curvature
+            bend = 2 * curvature
+        decay = torch.expm1(-h)
+        first = (decay + h) / h  # the moments of e^(lambda - lambda_s) against 1, the slope and half the bend
+        second = 0.5 - (decay + h) / h.square()
+        x_s = per_sample((schedule.sigma(s) / schedule.sigma(t)).to(x), x) * x
+        alpha = schedule.alpha(s)
+        for factor, value in ((-decay, data), (first, slope), (second, bend)):
+            x_s = x_s + per_sample((alpha * factor).to(x), x) * value
+        return x_s, kept
