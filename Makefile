@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench stress fuzz lectures clean
+.PHONY: help install run test test-slow lint format smoke bench stress lectures fuzz clean
 
 PYTHON ?= python3
 VENV   ?= .venv
