@@ -72,8 +72,8 @@ def measure(settings: Settings, figure: Path) -> dict[str, float]:
 
 def draw(clouds: dict[str, Tensor], shares: dict[str, float], figure: Path) -> None:
     """Exact samples, start and end."""
-    with sheet(figure, panels=3, width=3.3, height=3.6, shared=True) as (_, panels):
+    with sheet(figure, panels=3, width=3.4, height=3.9, shared=True) as (_, panels):
         for i, (axes, (name, x)) in enumerate(zip(panels, clouds.items(), strict=True)):
             axes.scatter(x[:2000, 0], x[:2000, 1], s=3, color=PALETTE[(2, 5, 1)[i]], alpha=0.5, linewidths=0)
-            axes.set(xlabel="x₁", ylabel="" if i else "x₂", xlim=(-9, 9), ylim=(-9, 9), aspect="equal")
+            axes.set(xlabel="x₁", ylabel="" if i else "x₂", xlim=(-9, 9), ylim=(-9, 9), box_aspect=1)
             axes.set_title(f"{name}: {100 * shares[name]:.0f} % right")
