@@ -337,10 +337,11 @@ def own(run, tmp_path, monkeypatch):
     """A run whose network is of a package of the user's own, which leaves a file when it is imported."""
     config = yaml.safe_load(run.config.read_text())
     net = config["model"]["net"]["_target_"].rpartition(".")[2]
-    (tmp_path / "lib" / "own_package").mkdir(parents=True)
-    (tmp_path / "lib" / "own_package" / "__init__.py").write_text(OWN.format(net=net))
+    for package in ("own_package", "own_packages"):
+        (tmp_path / "lib" / package).mkdir(parents=True)
+        (tmp_path / "lib" / package / "__init__.py").write_text(OWN.format(net=net))
+        monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.syspath_prepend(tmp_path / "lib")
-    monkeypatch.delitem(sys.modules, "own_package", raising=False)
     monkeypatch.delenv("SCOREFIELD_PLUGINS", raising=False)
 
     def name(target: str) -> RunDir:

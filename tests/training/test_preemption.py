@@ -13,7 +13,7 @@ from scorefield.errors import Exit
 from scorefield.records.rundir import RunDir
 from scorefield.training.callbacks import Evaluator, Preemption
 from tests.training.test_resume import same_run
-from tests.training.tiny import differences, fit, metrics, plane
+from tests.training.tiny import differences, fit, journal, metrics, plane
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 QUIET = ["callbacks.likelihood=null", "callbacks.checkpoint.every=99"]
@@ -61,6 +61,23 @@ def test_a_signal_in_a_step_and_another_while_it_saves(tmp_path, number):
     same_run(tmp_path / "whole", tmp_path / "told")
 
 
+def test_under_slurm_it_is_the_same(tmp_path, monkeypatch):
+    """Lightning would save a checkpoint of its own in mid-step and ask for the job to be queued again."""
+    job = {"JOB_ID": "7", "JOB_NAME": "run", "NTASKS": "1", "NTASKS_PER_NODE": "1", "NNODES": "1"}
+    for name, value in {**job, "PROCID": "0", "LOCALID": "0", "NODEID": "0", "NODELIST": "here"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    (tmp_path / "bin").mkdir()
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\ntouch {tmp_path / 'asked'}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(scontrol.parent), prepend=os.pathsep)
+    told = Told(5, signal.SIGUSR1)
+    assert stopped(plane(tmp_path / "run", *QUIET), told) == Exit.PREEMPTED
+    run = RunDir(tmp_path / "run")
+    assert [p.name for p in run.path.rglob("*.ckpt")] == ["step-00000006.ckpt"]
+    assert not (tmp_path / "asked").exists()
+
+
 CASES = {
     "in the step before a validation": (["trainer.val_check_interval=6"], Told(5), 6),
     "in a validation": (["trainer.val_check_interval=6"], Told(6, hook="on_validation_epoch_end"), 6),
@@ -70,6 +87,7 @@ CASES = {
         5,
     ),
     "in the last step": ([], Told(11), 12),
+    "after the last step, while it is saved": ([], Told(12, hook="on_train_end"), 12),
 }
 
 
@@ -101,7 +119,7 @@ def test_in_the_final_evaluation_it_ends_at_once_and_the_same_command_goes_on(tm
 
     def told(config):
         parts = build(config)
-        parts.trainer.callbacks.append(ToldInTheEnd())
+        parts.trainer.callbacks.insert(0, ToldInTheEnd())
         return parts
 
     monkeypatch.setattr(train, "build", told)
@@ -111,6 +129,7 @@ def test_in_the_final_evaluation_it_ends_at_once_and_the_same_command_goes_on(tm
     monkeypatch.undo()
     run = RunDir(tmp_path / "run")
     assert newest_checkpoint(run) == run.checkpoint(4)
+    assert not [line for line in journal(run.path) if line["phase"] == "final"]
     train.main(OmegaConf.create(config))
     assert "resuming step-00000004.ckpt" in capsys.readouterr().out
     train.main(OmegaConf.create(plane(tmp_path / "whole", "steps=4", "callbacks.likelihood.n_final=3")))
