@@ -1,0 +1,170 @@
+"""What is particular to each source: preconditionings, ladders, layouts of weights, depths."""
+
+import numpy as np
+import pytest
+import torch
+
+from scorefield.checkpoints import from_state, load, refinenet
+from scorefield.checkpoints.edm import _qkv_apart
+from scorefield.checkpoints.names import Settings
+from scorefield.data.transforms import Affine, Compose, Logit
+from scorefield.schedules import VE, VP, SubVP, Tabulated
+from tests.checkpoints.published import CONFIGS, changed, drawn
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def saved(tmp_path, source, config):
+    state = drawn(source, config)
+    torch.save(state, tmp_path / "state.pt")
+    return state, tmp_path / "state.pt"
+
+
+def table_1(kind, sigma):
+    """c_skip, c_out, c_in and c_noise of Karras et al. 2022, table 1, at noise levels (B,), float64."""
+    if kind == "EDMPrecond":
+        d = 0.5
+        n = (sigma**2 + d**2).sqrt()
+        return d**2 / n**2, sigma * d / n, 1 / n, sigma.log() / 4
+    if kind == "VEPrecond":
+        return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
+    time = ((0.1**2 + 2 * 19.9 * torch.log1p(sigma**2)).sqrt() - 0.1) / 19.9
+    return torch.ones_like(sigma), -sigma, 1 / (sigma**2 + 1).sqrt(), 999 * time
+
+
+@pytest.mark.parametrize("kind", ["EDMPrecond", "VPPrecond", "VEPrecond"])
+def test_edms_models_are_the_preconditioned_network(tmp_path, kind):
+    config = changed(CONFIGS["edm"], preconditioning=kind)
+    state, path = saved(tmp_path, "edm", config)
+    net, model = from_state("edm", state, config), load("edm", path, config)
+    sigma = torch.tensor([0.05, 0.8, 20.0], dtype=torch.float64)
+    x, labels = torch.randn(3, 3, 8, 8), torch.tensor([0, 3, -1])
+    skip, out, scale, noise = (c.float()[:, None, None, None] for c in table_1(kind, sigma))
+    expected = skip * x + out * net(scale * x, noise.flatten(), labels)
+    found = model(x, sigma, {"label": labels}).data
+    # Labels up to 999, rounded to float32 on both ways: phases of the fastest pair move by 1e-4 at most.
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.detach().abs().max()))
+    # The levels that both the network and the authors' sampler, at 0.002 ... 80, know.
+    assert (model.schedule.t_min, model.schedule.t_max) == (0.02 if kind == "VEPrecond" else 0.002, 80.0)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3])
+def test_queries_keys_and_values_are_taken_apart_by_head(heads):
+    """Row (head, channel, k) of EDM's matrix becomes row (k, head, channel)."""
+    channels = 4
+    rows = [(h, c, k) for h in range(heads) for c in range(channels) for k in range(3)]
+    wanted = [(h, c, k) for k in range(3) for h in range(heads) for c in range(channels)]
+    labelled = torch.tensor([[100 * h + 10 * c + k for h, c, k in rows]]).T
+    assert _qkv_apart(labelled, heads)[:, 0].tolist() == [100 * h + 10 * c + k for h, c, k in wanted]
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_of_adm_has_heads_of_64_channels(heads):
+    config = {
+        "preconditioning": "EDMPrecond",
+        "model_type": "DhariwalUNet",
+        "img_resolution": 8,
+        "img_channels": 3,
+        "label_dim": 0,
+        "model_channels": 64,
+        "channel_mult": [heads],
+        "num_blocks": 1,
+        "attn_resolutions": [8],
+    }
+    state = drawn("edm", config)
+    attention = from_state("edm", state, config).net.encoder[0].stages[0].attention
+    assert attention.heads == heads
+    assert attention.qkv.weight.shape == (3 * 64 * heads, 64 * heads, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "schedule"),
+    [
+        ({"training__sde": "vpsde", "model__scale_by_sigma": False, "model__embedding_type": "positional"}, VP),
+        ({"training__sde": "subvpsde", "model__scale_by_sigma": False, "model__embedding_type": "positional"}, SubVP),
+        ({}, VE),
+    ],
+)
+def test_score_sdes_continuous_models(tmp_path, change, schedule):
+    """The score is the published one: the output itself under VE, -output / std under VP and sub-VP at 999 t."""
+    config = changed(CONFIGS["score_sde"], **change)
+    state, path = saved(tmp_path, "score_sde", config)
+    net, model = from_state("score_sde", state, config), load("score_sde", path, config)
+    assert type(model.schedule) is schedule
+    x, t = torch.rand(2, 3, 8, 8), torch.tensor([0.2, 0.9], dtype=torch.float64)
+    if schedule is VE:
+        expected = net(x, (0.01 * 5000**t).float())
+    else:
+        log_alpha = -(t**2) * 19.9 / 4 - t * 0.1 / 2
+        variance = 1 - (2 * log_alpha).exp()
+        std = variance if schedule is SubVP else variance.sqrt()
+        expected = -net(x, (999 * t).float()) / std.float()[:, None, None, None]
+    # Phases of up to 30 from labels that are rounded once more.
+    torch.testing.assert_close(model(x, t).score, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+
+
+def test_score_sdes_discrete_models(tmp_path):
+    """At each level of the chain, and of the ladder, the network is told that level's index."""
+    base = {"training__continuous": False, "model__embedding_type": "positional"}
+    config = changed(CONFIGS["score_sde"], **base)
+    state, path = saved(tmp_path, "score_sde", config)
+    model, net = load("score_sde", path, config), from_state("score_sde", state, config)
+    sigmas = np.geomspace(50, 0.01, 20)
+    index = torch.tensor([0, 7, 19])
+    x = torch.rand(3, 3, 8, 8)
+    t = model.schedule.time_at(torch.from_numpy(sigmas)[index])
+    torch.testing.assert_close(model(x, t).score, net(x, index), rtol=1e-5, atol=1e-5)
+    low = {"model__beta_min": 0.02, "model__beta_max": 2.0}
+    config = changed(config, training__sde="vpsde", model__scale_by_sigma=False, **low)
+    model, net = load("score_sde", path, config), from_state("score_sde", state, config)
+    assert isinstance(model.schedule, Tabulated)
+    survival = torch.from_numpy(np.cumprod(1 - np.linspace(0.02 / 20, 2.0 / 20, 20)))[index]
+    t = model.schedule.time_at(((1 - survival) / survival).sqrt())
+    expected = -net(x, index) / (1 - survival).sqrt().float()[:, None, None, None]
+    torch.testing.assert_close(model(x, t).score, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_is_not_told_its_noise_level_may_carry_frequencies(tmp_path):
+    told = changed(CONFIGS["score_sde"])
+    untold = changed(told, model__conditional=False)
+    state = drawn("score_sde", untold)
+    shifted = {
+        f"all_modules.{int(name.split('.')[1]) + 1}.{name.split('.', 2)[2]}": tensor for name, tensor in state.items()
+    }
+    shifted["all_modules.0.W"] = torch.ones(8)
+    net = from_state("score_sde", shifted, untold)
+    x, sigma = torch.rand(2, 3, 8, 8), torch.tensor([0.3, 3.0])
+    a, b = net(x, sigma), net(x, 2 * sigma)
+    torch.testing.assert_close(a, 2 * b)  # of sigma it knows nothing; its output is divided by it
+
+
+@pytest.mark.parametrize("depth", [("1", "2", "3", "4"), ("1", "2", "3", "4", "5"), ("1", "2", "3", "31", "4", "5")])
+def test_the_depth_of_ncsnv2_is_read_off_its_weights(depth):
+    settings = Settings(CONFIGS["ncsnv2"], "ncsnv2")
+    deep = refinenet.network(settings, depth)
+    rules = refinenet.rules(deep, depth)
+    assert len({name for rule in rules for name in rule.theirs}) == len(rules) == len(deep.state_dict())
+    state = {rule.theirs[0]: deep.state_dict()[rule.ours] for rule in rules}
+    net = from_state("ncsnv2", state, CONFIGS["ncsnv2"])
+    x, index = torch.rand(2, 3, 16, 16), torch.tensor([0, 9])
+    sigmas = torch.tensor([10.0, 0.01])[:, None, None, None]
+    torch.testing.assert_close(net(x, index), deep(2 * x - 1) / sigmas)
+
+
+def test_data_that_are_scaled_already_are_not_scaled_again(tmp_path):
+    for change, transform in (
+        ({"data__rescaled": True}, Affine(128.0, 128.0)),
+        ({"data__logit_transform": True}, Compose((Affine(0.0, 256.0), Logit(1e-6)))),
+        ({}, Affine(0.0, 256.0)),
+    ):
+        config = changed(CONFIGS["ncsnv2"], **change)
+        state, path = saved(tmp_path, "ncsnv2", config)
+        net, model = from_state("ncsnv2", state, config), load("ncsnv2", path, config)
+        x, index = torch.rand(2, 3, 8, 8), torch.tensor([2, 5])
+        seen = x if change else 2 * x - 1
+        sigmas = torch.from_numpy(np.geomspace(10, 0.01, 10)).float()[index][:, None, None, None]
+        torch.testing.assert_close(net(x, index), net.net(seen) / sigmas)
+        assert model.transform == transform
