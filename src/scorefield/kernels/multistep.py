@@ -6,8 +6,8 @@ In lambda = ln(alpha / sigma) the probability flow is linear but for the data pr
     x_s = sigma_s / sigma_t x_t + sigma_s int_{lambda_t}^{lambda_s} e^lambda D(lambda) dlambda,
 
 and D is extrapolated by the polynomial through its last values. The state holds those values and the lengths of the
-steps between them, so steps may differ in length. The first steps have no past and are of lower order, as published; there
-the noise is so large that D hardly moves.
+steps between them, so steps may differ in length. The first steps have no past and are of lower order, as published;
+there the noise is so large that D hardly moves.
 """
 
 from dataclasses import dataclass
