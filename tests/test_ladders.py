@@ -144,3 +144,17 @@ def test_consistent_sampling_with_the_least_step_is_ddim():
     assert torch.allclose(ours, ddim, atol=1e-4)
     with pytest.raises(ValueError, match=r"eta=0\.01 removes less noise"):
         Sampler(LogRatio(), steps, Consistent(0.01))(model, x)
+
+
+def test_one_density_under_three_names():
+    """q_sigma of one noise level, p_{sigma_i} of a ladder and p_t of an SDE have the same score (docs/names.md)."""
+    ladder = VE(0.5, 20.0, t_min=0.0)
+    x = 3 * torch.randn(50, 2)
+    for t in ladder.ladder(7):
+        sigma = float(ladder.sigma(t))
+        of_level = MixtureModel(ladder, **MIXTURE)(x, t.expand(50)).score
+        alone = MixtureModel(Constant(sigma), **MIXTURE)(x, torch.zeros(50)).score
+        edm = MixtureModel(EDM(0.1, 80.0), **MIXTURE)(x, torch.full((50,), sigma)).score
+        scale = float(alone.abs().max())
+        assert float((of_level - alone).abs().max()) < 1e-12 * scale
+        assert float((edm - alone).abs().max()) < 1e-12 * scale

@@ -143,7 +143,7 @@ class LadderIndex(PerTime):
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         times = schedule.ladder(self.levels).flip(0).to(t)
-        from_below = torch.bucketize(t, (times[1:] + times[:-1]) / 2)
+        from_below = torch.bucketize(t.contiguous(), (times[1:] + times[:-1]) / 2)
         return (self.levels - 1 - from_below).to(t.dtype)
 
 
