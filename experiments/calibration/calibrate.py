@@ -196,8 +196,8 @@ def table(rows: Sequence[Row], floor: tuple[float, float], samples: int) -> str:
         f"A mixture of two modes in the plane, {samples} samples from the exact marginal at t_max. Each cell: sliced "
         "Wasserstein distance to exact samples, and the error of the heavier mode's weight, at about so many network "
         f"evaluations. Two sets of exact samples differ by {floor[0]:.3f} and {floor[1]:.3f}; below, a number "
-        "says nothing. The order is fitted to the last three points, for deterministic samplers on the distance to the exact "
-        "flow, with the declared one behind it.",
+        "says nothing. The order is fitted to the last three points, for deterministic samplers on the distance to the "
+        "exact flow, with the declared one behind it.",
         "",
         f"| sampler | schedule | order | {head} |",
         "|---|---|---|" + "---|" * len(EVALUATIONS),

@@ -8,7 +8,7 @@ from lecture.draws import exact_samples
 from lecture.fitting import train
 from torch import Tensor
 
-from scorefield.models import Cond, Index, MixtureModel, NetworkModel, Parametrization, ScoreModel, UnitVariance
+from scorefield.models import Cond, LadderIndex, MixtureModel, NetworkModel, Parametrization, ScoreModel, UnitVariance
 from scorefield.nets import MLP, Sinusoidal
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, SigmaPower, Unit, Weight
@@ -61,7 +61,7 @@ def trained(settings: Settings, schedule: VE, data: Tensor, weight: Weight) -> S
     """A network whose output is the score, told the index of its level."""
     torch.manual_seed(settings.seed)
     net = MLP((2,), settings.width, 2, Sinusoidal(32))
-    parametrization = Parametrization(Score(), UnitVariance(4.0), Index(settings.levels))
+    parametrization = Parametrization(Score(), UnitVariance(4.0), LadderIndex(settings.levels))
     model = NetworkModel(net, schedule, parametrization)
     objective = Denoising(Score(), weight, Ladder(settings.levels))
     noise = StreamNoise(settings.seed, "training")

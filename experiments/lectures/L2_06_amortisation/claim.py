@@ -8,7 +8,7 @@ from lecture.draws import exact_samples
 from lecture.fitting import train
 from torch import Tensor
 
-from scorefield.models import Index, MixtureModel, NetworkModel, Parametrization, ScoreModel, UnitVariance
+from scorefield.models import LadderIndex, MixtureModel, NetworkModel, Parametrization, ScoreModel, UnitVariance
 from scorefield.nets import MLP, Sinusoidal
 from scorefield.noise import Noise as Source
 from scorefield.noise import StreamNoise
@@ -48,7 +48,7 @@ class OneLevel(TimeLaw):
 
 def fresh(settings: Settings, schedule: VE) -> NetworkModel:
     net = MLP((2,), settings.width, 2, Sinusoidal(32))
-    return NetworkModel(net, schedule, Parametrization(Noise(), UnitVariance(4.0), Index(settings.levels)))
+    return NetworkModel(net, schedule, Parametrization(Noise(), UnitVariance(4.0), LadderIndex(settings.levels)))
 
 
 def fit(settings: Settings, model: NetworkModel, times: TimeLaw, data: Tensor, steps: int, noise: Source) -> ScoreModel:

@@ -10,7 +10,7 @@ import torch
 
 from scorefield.grids import Ladder as LadderGrid
 from scorefield.kernels import Langevin, SigmaStep
-from scorefield.models import Index, NetworkModel, Parametrization, UnitVariance
+from scorefield.models import LadderIndex, NetworkModel, Parametrization, UnitVariance
 from scorefield.nets import MLP, Sinusoidal
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising
@@ -37,7 +37,7 @@ class Settings:
 def model_of(settings: Settings, levels: int) -> NetworkModel:
     torch.manual_seed(settings.seed)
     net = MLP((2,), settings.width, 2, Sinusoidal(32))
-    return NetworkModel(net, VE(0.5, 20.0, t_min=0.0), Parametrization(Noise(), UnitVariance(4.0), Index(levels)))
+    return NetworkModel(net, VE(0.5, 20.0, t_min=0.0), Parametrization(Noise(), UnitVariance(4.0), LadderIndex(levels)))
 
 
 def seconds(action: Callable[[], object]) -> float:
