@@ -48,7 +48,7 @@ def best(settings: Settings, levels: int, predictor: Kernel | None, corrections:
     def at(log_snr: float) -> float:
         return error(settings, levels, predictor, Langevin(SignalToNoise(10**log_snr)), corrections)
 
-    return float(minimize_scalar(at, bounds=(-1.5, 0.0), method="bounded", options={"xatol": 3e-3}).fun)
+    return float(minimize_scalar(at, bounds=(-1.5, 0.0), method="bounded", options={"xatol": 1e-2}).fun)
 
 
 def measure(settings: Settings, figure: Path) -> dict[str, float]:

@@ -84,6 +84,9 @@ class SigmaStep(StepSize):
 class SignalToNoise(StepSize):
     """epsilon = 2 a (r |z| / |score|)^2, with the norms of each sample alone (Song et al. 2021, algorithms 4 and 5).
 
+    For many dimensions, where norms hardly vary. In few, a sample near a mode has a score near 0, and a step without
+    bound: there take `SigmaStep`.
+
     Args:
         snr: r, ratio of the norms of the score's and the noise's contribution, > 0.
         chain: number of steps N of the discrete forward chain whose a = 1 + 2 f(t) / N scales the step (1 - beta_i for
