@@ -1,12 +1,13 @@
 """Kill runs at random moments, resume them, and compare them bit for bit with the run that was never killed.
 
-    python experiments/stress/stress.py --kills 50 --pairs 20 --aimed 10
+    python experiments/stress/stress.py --kills 50 --pairs 20 --aimed 12
 
 Every trial starts the same short digits run, kills all its processes with SIGKILL after a time drawn over the whole
 run (start-up, training, validation, saving and the final evaluation), resumes it until it ends, and compares weights,
 averaged weights, optimiser state, every journal line (but for the clock), every final metric and the final samples.
 ``--pairs`` of the trials run on two processes. Saving takes a small part of the time and is rarely hit by chance, so
-``--aimed`` more trials wait for a save or a validation and kill in it, in turn. Exits with 1 if any trial differs.
+``--aimed`` more trials wait for a save, a validation or the final evaluation and kill in it, in turn. Exits with 1 if
+any trial differs.
 
 Runs are forked from this process, which has imported everything already: start-up would else be most of the time, and
 most of the kills.
@@ -53,6 +54,7 @@ SETTINGS = (
     "sampler.steps=5",
 )
 CLOCK = {"time", "steps_per_second"}
+AIMS = (("saving", 0.02), ("validation", 0.3), ("final evaluation", 0.5))  # and the longest wait in it, in seconds
 ROOT = Path(__file__).parents[2]
 
 
@@ -195,13 +197,18 @@ def difference(a: Any, b: Any, where: str = "") -> str | None:
 
 
 def trial(
-    folder: Path, processes: int, reference: dict[str, Any], length: float, rng: random.Random, aim: str | None
+    folder: Path,
+    processes: int,
+    reference: dict[str, Any],
+    length: float,
+    rng: random.Random,
+    aim: tuple[str, float] | None,
 ) -> tuple[list[str], str | None]:
     """Kill once, and sometimes a second time; resume; compare. Where it died, and the first difference."""
     run_dir = folder / "run"
     folder.mkdir(parents=True)
-    after = rng.uniform(0.0, 0.01) if aim else rng.uniform(0.0, length)
-    places = [killed(command(run_dir, processes), folder, after, aim)]
+    phase, longest = aim or (None, length)
+    places = [killed(command(run_dir, processes), folder, rng.uniform(0.0, longest), phase)]
     if places[0] and rng.random() < 0.3:
         places.append(killed(again(run_dir, processes), folder, rng.uniform(0.0, length)))
     if not RunDir(run_dir).result.exists():
@@ -222,7 +229,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="number of trials at random times")
     parser.add_argument("--pairs", type=int, default=20, help="how many of them run on two processes")
     parser.add_argument(
-        "--aimed", type=int, default=10, help="number of further trials, aimed at saves and validations"
+        "--aimed", type=int, default=12, help="number of further trials, aimed at saves and validations"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the times of death")
     parser.add_argument("--keep", type=Path, help="folder to keep the runs in; a temporary one by default")
@@ -243,8 +250,9 @@ def main() -> None:
         print(f"reference on {processes} process(es): {references[processes][1]:.1f} s", flush=True)
     number = arguments.kills + arguments.aimed
     for i in range(number):
-        aim = None if i < arguments.kills else ("saving", "validation")[i % 2]
-        processes = 2 if i < arguments.pairs else 1
+        aimed = i - arguments.kills
+        aim = None if aimed < 0 else AIMS[aimed % len(AIMS)]
+        processes = 2 if i < arguments.pairs or (aimed >= 0 and 2 in references and aimed // len(AIMS) % 2) else 1
         died, found = trial(folder / f"trial-{i:03d}", processes, *references[processes], rng, aim)
         places.update(died)
         print(f"trial {i}, {processes} process(es): {', then '.join(died) or 'ended before'}", flush=True)
