@@ -200,8 +200,8 @@ def table(rows: Sequence[Row], floor: tuple[float, float], samples: int) -> str:
         "nothing. The order is fitted to the last three points, for deterministic samplers on the distance to the "
         "exact flow, with the declared one behind it.",
         "",
-        "Correctors and annealed Langevin dynamics are told a fixed step relative to the level, consistent sampling a "
-        "fixed η; the error of that step is left, however many levels there are.",
+        "Correctors and annealed Langevin dynamics take a fixed step relative to the level, consistent sampling a "
+        "fixed η: the error of that step is left, however many levels there are.",
         "",
         f"| sampler | schedule | order | {head} |",
         "|---|---|---|" + "---|" * len(EVALUATIONS),
