@@ -18,7 +18,7 @@ from scorefield.cli.runs import build
 from scorefield.errors import Exit
 from scorefield.records.rundir import RunDir
 from scorefield.training.datamodule import TrainingStream
-from tests.training.tiny import DIGITS, differences, digits, fit, journal, metrics, plane, stored
+from tests.training.tiny import DIGITS, ENERGY, differences, digits, fit, journal, metrics, plane, stored
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(240)
@@ -148,10 +148,22 @@ def test_one_two_and_three_processes_measure_the_same_and_draw_the_same_picture(
         assert RunDir(other).final_samples.read_bytes() == RunDir(tmp_path).final_samples.read_bytes()
 
 
-def test_every_callback_has_run_on_two_processes(trained):
-    """The command's run has all that there are, bar the other one of two guards, which has a test of its own."""
-    nodes = [node["_target_"] for node in stored(trained)["callbacks"].values()] + [stored(trained)["ema"]["_target_"]]
-    ran = {node.split(".")[-1] for node in nodes} | {"Stopwatch"}  # every run has it
+@pytest.fixture(scope="module")
+def energies(tmp_path_factory):
+    """Energies at many levels, trained and evaluated by the real command with two processes."""
+    path = tmp_path_factory.mktemp("energies") / "run"
+    overrides = [f"++{o}" if "." in o.split("=")[0] else o for o in ENERGY]
+    levels = ["schedule=vp", "objective=cd", "objective.k=2", "++callbacks.energy_gap.every=1"]
+    residual = "scorefield.training.callbacks.FokkerPlanckResidual"
+    added = f"+callbacks.fokker_planck={{_target_: {residual}, run_dir: '{path}', levels: 3, n: 7, every: 1}}"
+    launch("scorefield.cli.main", "train", *overrides, *levels, added, "trainer=ddp_cpu", f"run_dir={path}")
+    return path
+
+
+def test_every_callback_has_run_on_two_processes(trained, energies):
+    """The commands' runs have all that there are, bar the other one of two guards, which has a test of its own."""
+    nodes = [node["_target_"] for run in (trained, energies) for node in stored(run)["callbacks"].values() if node]
+    ran = {node.split(".")[-1] for node in [*nodes, stored(trained)["ema"]["_target_"]]} | {"Stopwatch"}  # all have it
     there_are = {
         name
         for module in pkgutil.walk_packages(training.__path__, "scorefield.training.")
@@ -162,6 +174,9 @@ def test_every_callback_has_run_on_two_processes(trained):
     assert there_are - ran == {"SkipNonFinite"}  # test_guard.py::test_two_processes_agree
     phases = [(line["phase"], line["step"]) for line in journal(trained)]
     assert {("validation", 4), ("validation", 8), ("final", 8)} <= set(phases)
+    measured = set(metrics(energies))
+    assert {"fisher_divergence", "total_variation", "r_hat", "acceptance"} <= measured
+    assert any("fokker" in name for name in measured)
 
 
 def test_another_number_of_processes_can_take_over(probed, tmp_path):
