@@ -23,7 +23,7 @@ LEVELS = {
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 
 # Within a level only these may be asked for by their neighbours.
-SIDEWAYS = {("training", "records"), ("checkpoints", "models")}
+SIDEWAYS = {("training", "records")}
 
 HOMES = {
     "pytorch_lightning": {"training", "cli"},
