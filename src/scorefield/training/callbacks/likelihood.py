@@ -87,7 +87,7 @@ class BitsPerDim(Evaluator):
             protocol |= self._solver_error(occasion, split, min(self.n_check, n))
             protocol |= self._truncation(occasion, split, min(self.n_check, n), scale)
         name = "bits_per_dim" if discrete else "nll_nats"
-        return {name: Measurement(float(bits) * scale, protocol)}
+        return {name: Measurement(float(bits) * scale, protocol, "less")}
 
     def log_prob(
         self, occasion: Occasion, split: Split, indices: list[int], draw: int, flow: ProbabilityFlow
