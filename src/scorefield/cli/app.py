@@ -1,5 +1,6 @@
 """What every command has in common: its configuration is checked as a whole before anything is built."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,12 @@ from omegaconf import DictConfig
 
 from scorefield.cli.compose import Composed, Problem, conf_dir, jobs
 from scorefield.cli.exits import answered, end_with_the_sweep
-from scorefield.cli.launcher import conclude, quoted
-from scorefield.cli.sweep import RECORD, sweep_name
+from scorefield.cli.launcher import quoted
+from scorefield.cli.sweep import RECORD, conclude, sweep_name
 from scorefield.errors import Exit, UserError
 
 
-def run_app(config_name: str, action: Callable[[DictConfig], None]) -> None:
+def run_app(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     """Compose ``config_name`` with the command line's overrides and act on it.
 
     Mistakes in the configuration are named all at once and end the process with code 2, before any job is built. What
@@ -29,28 +30,32 @@ def run_app(config_name: str, action: Callable[[DictConfig], None]) -> None:
             return action(config)
 
     end_with_the_sweep()
-    asked = refuse_mistakes(config_name, sys.argv[1:])
+    found = refuse_mistakes(config_name, sys.argv[1:])
     start = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=config_name)(guarded)
-    if not get_args_parser().parse_args(sys.argv[1:]).multirun:
+    asked = get_args_parser().parse_args(sys.argv[1:])
+    if asks_to_be_shown(sys.argv[1:]) or not is_sweep(asked):
         start()
         return
-    with answered():
-        directory = _sweep_dir(config_name, asked)
-        sys.argv.append(f"hydra.sweep.dir={quoted(str(directory))}")
-        start()
+    directory = _sweep_dir(config_name, asked.overrides, found)
+    sys.argv.append(f"hydra.sweep.dir={quoted(str(directory))}")
+    start()
     if (directory / RECORD).exists():  # of our own launcher's
         sys.exit(conclude(directory))
 
 
-def _sweep_dir(config_name: str, jobs: Sequence[Composed]) -> Path:
+def _sweep_dir(config_name: str, overrides: Sequence[str], jobs: Sequence[Composed]) -> Path:
     """Where a sweep's directory is: the one that was asked for, or one that the same command finds again."""
-    asked = get_args_parser().parse_args(sys.argv[1:])
-    given = [o.partition("=")[2] for o in asked.overrides if o.startswith("hydra.sweep.dir=")]
+    given = [o.partition("=")[2] for o in overrides if o.startswith("hydra.sweep.dir=")]
     if given:
         return Path(given[-1].strip("'\""))
     values = (jobs[0].values or {}) if jobs else {}
     outputs = Path(str(values.get("outputs", "outputs")))
-    return outputs / "sweeps" / sweep_name(config_name, values.get("name"), asked.overrides)
+    return outputs / "sweeps" / sweep_name(config_name, values.get("name"), overrides)
+
+
+def is_sweep(asked: Namespace) -> bool:
+    """Whether a command line asks for a sweep."""
+    return bool(asked.multirun) or "hydra.mode=MULTIRUN" in asked.overrides
 
 
 def asks_to_be_shown(arguments: Sequence[str]) -> bool:
@@ -90,14 +95,18 @@ def _find(asked: Namespace, root: str, thorough: bool, said: list[str]) -> list[
     if asked.config_dir and not Path(asked.config_dir).is_dir():
         _say(Composed(), [Problem("", f"--config-dir {asked.config_dir} is no folder")], root, said)
         return []
-    found = []
-    for composed in jobs(root, asked.overrides, asked.multirun, asked.config_dir, asked.config_path):
+    found, swept = [], is_sweep(asked)
+    for composed in jobs(root, asked.overrides, swept, asked.config_dir, asked.config_path):
         _say(composed, composed.problems, root, said)
         if (thorough or said) and composed.values is not None:
             from scorefield.cli.check import mistakes  # slow: it loads torch and Lightning
 
-            _say(composed, mistakes(composed, root, asked.multirun), root, said)
+            _say(composed, mistakes(composed, root, swept), root, said)
         found.append(composed)
+    if swept:
+        from scorefield.cli.sweep_checks import mistakes_of_a_sweep
+
+        _say(Composed(), list(mistakes_of_a_sweep(root, found, os.environ, thorough and not said)), root, said)
     return found
 
 

@@ -21,9 +21,12 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from scorefield.errors import Exit, UserError
+from scorefield.cli.exits import answered
+from scorefield.cli.pool import Pool, Task
+from scorefield.cli.sweep import Job, job_name
+from scorefield.errors import UserError
 
 # Of an override that only steers the sweep, and means nothing to a job.
 _OF_THE_SWEEP = ("hydra.launcher", "hydra/launcher", "hydra.sweeper", "hydra/sweeper", "hydra.sweep", "hydra.mode")
@@ -50,31 +53,30 @@ class Launcher(HydraLauncher):
         self, jobs: int = 1, gpus: int | None = None, threads: int | None = None, stop_on_failure: bool = False
     ) -> None:
         for name, value in (("jobs", jobs), ("gpus", gpus), ("threads", threads)):
-            if value is not None and value < 1:
-                raise UserError(f"hydra.launcher.{name}={value} must be at least 1")
+            if (value is None and name != "jobs") or (type(value) is int and value >= 1):
+                continue
+            raise UserError(f"hydra.launcher.{name}={value!r} must be a whole number of at least 1")
+        if not isinstance(stop_on_failure, bool):
+            raise UserError(f"hydra.launcher.stop_on_failure={stop_on_failure!r} must be true or false")
         self.jobs, self.gpus, self.threads, self.stop_on_failure = jobs, gpus, threads, stop_on_failure
-        self._pool: Any = None
+        self._pool: Pool | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs to their end; one whose directory holds its result already is not run again."""
-        from scorefield.cli.pool import Pool
-
         setup_globals()
-        if self._pool is None:
-            slots = list(gpu_slots(self.jobs, self.gpus, os.environ))
-            self._pool = Pool(Path(str(self._config.hydra.sweep.dir)), slots, self.threads, self.stop_on_failure)
-        jobs = [self._job(list(overrides)) for overrides in job_overrides]
-        self._pool.run(jobs)
+        with answered():
+            if self._pool is None:
+                slots = list(gpu_slots(self.jobs, self.gpus, os.environ))
+                self._pool = Pool(Path(str(self._config.hydra.sweep.dir)), slots, self.threads, self.stop_on_failure)
+            jobs = [self._job(list(overrides)) for overrides in job_overrides]
+            self._pool.run(jobs)
         return [self._told(job) for job in jobs]
 
-    def _job(self, overrides: list[str]) -> "Any":
+    def _job(self, overrides: list[str]) -> Task:
         """A job's command and place, and what its configuration comes to."""
-        from scorefield.cli.pool import Task
-        from scorefield.cli.sweep import Job, job_name
-
         name = job_name(self._swept(overrides))
         command = command_module()
         steering = [o for o in self._config.hydra.overrides.hydra if not o.lstrip("+~").startswith(_OF_THE_SWEEP)]
@@ -107,10 +109,9 @@ class Launcher(HydraLauncher):
 
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         HydraConfig.instance().set_config(config)
-        plain = resolved_without_hydra(config)
-        return resolved(plain)
+        return resolved(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
 
-    def _told(self, task: "Any") -> JobReturn:
+    def _told(self, task: Task) -> JobReturn:
         """What the sweeper is told of a job: the value of its objective, or that it has failed."""
         job = task.job
         told = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
@@ -123,13 +124,6 @@ class Launcher(HydraLauncher):
     def _keeps_on(self) -> bool:
         """Whether the sweeper asks for no values: it would end in the middle on the first failure that it is told."""
         return str(self._config.hydra.sweeper["_target_"]).startswith("hydra._internal.core_plugins.")
-
-
-def resolved_without_hydra(config: DictConfig) -> DictConfig:
-    """The configuration as a command gets it."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def command_module() -> str:
@@ -178,14 +172,3 @@ def gpu_slots(jobs: int, gpus: int | None, environment: Mapping[str, str]) -> It
         )
     for n in range(jobs):
         yield ",".join(visible[n * gpus : (n + 1) * gpus])
-
-
-def conclude(directory: Path) -> int:
-    """Say how a sweep has ended and how to go on, write its table, and give the exit code."""
-    from scorefield.cli.sweep import Sweep
-
-    sweep = Sweep.read(directory)
-    print(sweep.summary(), flush=True)
-    if sweep.exit_code != Exit.FINISHED:
-        print(f"scorefield resume {directory} runs what is left", flush=True)
-    return sweep.exit_code

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from scorefield.cli.exits import STARTED_BY_SWEEP
-from scorefield.cli.sweep import Job, Sweep
+from scorefield.cli.sweep import Job, Sweep, conclude
 from scorefield.cli.watch import watching
 from scorefield.errors import BadFileError, Exit, UserError
 from scorefield.records.files import write_atomically
@@ -46,6 +46,11 @@ class Task:
     process: "subprocess.Popen[bytes] | None" = None
     slot: str | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def take(self, result: Result, config: Mapping[str, Any]) -> None:
+        """Keep the value that the sweep is about, where it is about one."""
+        name = config.get("objective_metric")
+        self.objective = None if name is None else result.value(name)
 
 
 class Pool:
@@ -100,8 +105,6 @@ class Pool:
                     if task.job.state == "failed" and self._stop_on_failure:
                         self._stop(running)
         if self._told is not None:
-            from scorefield.cli.launcher import conclude
-
             conclude(self.sweep.path)
             sys.exit(Exit.INTERRUPTED if self._told == signal.SIGINT else Exit.PREEMPTED)
 
@@ -140,7 +143,7 @@ class Pool:
             return
         if result.config_hash == named:
             task.job.state, task.job.exit_code = "finished", 0
-            task.objective = _objective(config.get("objective_metric"), result)
+            task.take(result, config)
 
     def _start(self, task: Task) -> None:
         """Start a task's process, in a session of its own; it holds its log's lock for as long as it lives."""
@@ -182,22 +185,13 @@ class Pool:
         write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
         if code == Exit.FINISHED:
             job.state = "finished"
-            if task.compose is not None:
-                self._take_objective(task)
+            if task.compose is not None and (config := task.compose()).get("objective_metric") is not None:
+                task.take(Result.read(RunDir(self.sweep.run_dir(job)).result), config)
         elif code in (Exit.PREEMPTED, Exit.INTERRUPTED) or (code < 0 and self._told is not None):
             job.state, job.why = "interrupted", "told to stop, and saved" if code == Exit.PREEMPTED else "told to stop"
         else:
             job.state = "failed"
             job.why = f"killed by signal {-code}" if code < 0 else _last_word(self.sweep.log(job)) or f"code {code}"
-
-    def _take_objective(self, task: Task) -> None:
-        assert task.compose is not None
-        config = task.compose()
-        wanted = config.get("objective_metric")
-        if wanted is None:
-            return
-        result = Result.read(RunDir(self.sweep.run_dir(task.job)).result)
-        task.objective = _objective(wanted, result)
 
     def _stop(self, running: Sequence[Task], number: int = signal.SIGTERM) -> None:
         """Tell what runs to stop; the first process of a run sees to the others."""
@@ -223,21 +217,6 @@ class Pool:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _objective(name: str | None, result: Result) -> float | None:
-    """The value of the metric that the sweep is about.
-
-    Raises:
-        UserError: the run has no such metric.
-    """
-    if name is None:
-        return None
-    if name not in result.metrics:
-        raise UserError(
-            f"objective_metric={name} is not measured by these runs; there is {', '.join(sorted(result.metrics))}"
-        )
-    return result.metrics[name].value
 
 
 def _locked(path: Path, patience: float = 0.0) -> BinaryIO | None:

@@ -22,11 +22,15 @@ from typing import Any, Literal
 import yaml
 
 from scorefield.errors import BadFileError, Exit
+from scorefield.records.comparison import compare
 from scorefield.records.files import write_atomically
+from scorefield.records.runs import find_runs
+from scorefield.records.tables import markdown, tabulate
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
 RECORD = "sweep.yaml"
+TABLE = "table.md"
 _UNSAFE = re.compile(r"[^\w.+-]+")
 _LONGEST = 96  # characters of a job's name
 
@@ -104,6 +108,15 @@ class Sweep:
             lines.append(f"  {job.state} {job.directory}: {job.why}; see {self.log(job)}")
         return "\n".join(lines)
 
+    def tabled(self) -> bool:
+        """Compare the runs in table.md; whether there are any."""
+        found = find_runs([self.path])
+        if not found.runs:
+            return False
+        text = markdown(tabulate(compare(found.runs), found.unread))
+        write_atomically(self.path / TABLE, text.encode())
+        return True
+
     def run_dir(self, job: Job) -> Path:
         """The directory of a job."""
         return self.path / job.directory
@@ -140,3 +153,14 @@ def sweep_name(command: str, name: str | None, overrides: Sequence[str]) -> str:
     asked = sorted(o for o in overrides if not o.lstrip("+~").startswith(("hydra.launcher", "hydra/launcher")))
     digest = hashlib.sha256("\n".join([command, *asked]).encode()).hexdigest()[:8]
     return f"{name or command}-{digest}"
+
+
+def conclude(directory: Path) -> int:
+    """Say how a sweep has ended and how to go on, write its table, and give the exit code."""
+    sweep = Sweep.read(directory)
+    print(sweep.summary(), flush=True)
+    if sweep.tabled():
+        print(f"table: {directory / TABLE}", flush=True)
+    if sweep.exit_code != Exit.FINISHED:
+        print(f"what is left: scorefield resume {shlex.quote(str(directory))}, or the same command again", flush=True)
+    return sweep.exit_code

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from scorefield.errors import BadFileError
+from scorefield.errors import BadFileError, UserError
 from scorefield.records.files import write_atomically
 
 SCHEMA = "scorefield-result/1"
@@ -192,6 +192,16 @@ class Result:
                 raise ValueError(f"{name} = {piece!r} cannot be written to {path.name}: {error}") from error
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(path, text.encode())
+
+    def value(self, name: str) -> float:
+        """The value of a metric.
+
+        Raises:
+            UserError: it was not measured.
+        """
+        if name not in self.metrics:
+            raise UserError(f"{name} is not measured by {self.experiment}; there is {', '.join(sorted(self.metrics))}")
+        return self.metrics[name].value
 
     @classmethod
     def read(cls, path: Path) -> "Result":
