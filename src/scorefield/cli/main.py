@@ -5,15 +5,16 @@ import sys
 
 COMMANDS = {
     "train": "train a model, evaluate it and write its report",
-    "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
+    "resume": "go on with an interrupted run or sweep: scorefield resume DIR",
     "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
     "table": "compare runs: scorefield table DIR...",
+    "wandb": "send offline runs to W&B: scorefield wandb upload DIR...",
     "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
 
-WITHOUT_CONFIGURATION = ("resume", "table")  # their options are argparse's, not Hydra's
+WITHOUT_CONFIGURATION = ("resume", "table", "wandb")  # their options are argparse's, not Hydra's
 
 
 def usage() -> str:

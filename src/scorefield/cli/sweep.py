@@ -84,7 +84,7 @@ class Sweep:
         try:
             record = yaml.safe_load(file.read_bytes())
             return cls(path, shlex.split(record["command"]), [Job(**job) for job in record["jobs"]])
-        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadFileError(f"{file} is damaged: expected a sweep's record, found {error!r}") from error
 
     def of(self, *states: State) -> list[Job]:
