@@ -202,6 +202,7 @@ def test_jobs_of_a_sweep_that_is_killed_save_themselves_and_release_their_direct
 def test_names_of_jobs_are_what_is_swept_and_never_the_same_for_two():
     assert job_name([("sampler", "ddim"), ("optim.optimizer.lr", "0.001")]) == "sampler-ddim_lr-0.001"
     assert job_name([("/callbacks/x", "1"), ("+a.b", "2")]) == "x-1_b-2"
+    assert job_name([("optim.betas.0", "0.5")]) == "betas.0-0.5"
     assert job_name([]) == "job"
     alike = [[("a", "x/y")], [("a", "x y")], [("a", "x-y")], [("a.n", "1"), ("b.n", "2")], [("b.n", "1"), ("a.n", "2")]]
     alike += [[("a", "v" * 300)], [("a", "v" * 301)]]

@@ -149,8 +149,9 @@ class WandbLogger(RunLogger):
 
     def _sweep(self) -> str | None:
         """The name of the sweep that has made the run; found in its place, so that a resumed run keeps it."""
-        folder = self.run_dir.path.resolve().parent
-        return folder.name if (folder / "sweep.yaml").exists() else None
+        folders = list(self.run_dir.path.resolve().parents)[:2]  # launchers differ in how deep they put runs
+        records = ("sweep.yaml", "multirun.yaml")
+        return next((f.name for f in folders if any((f / record).exists() for record in records)), None)
 
     def _send(self, kind: str, content: Any) -> None:
         """Tell the process what to do; it says itself what has failed, and is not told anything from then on."""
