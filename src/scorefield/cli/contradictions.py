@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scorefield.cli.compose import nearest
 from scorefield.data import Data, Mixture
+from scorefield.dequantisation import VariationalDequantisation
 from scorefield.kernels import Mala, Stay
 from scorefield.models import DensityModel, EnergyModel, NetworkModel, ScoreModel
 from scorefield.noise import StreamNoise
@@ -25,6 +26,7 @@ from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
 from scorefield.schedules import Constant, Schedule
 from scorefield.training.callbacks import ChainReport, FisherDivergence, TotalVariation
+from scorefield.training.callbacks.likelihood import LikelihoodEvaluator
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -376,10 +378,23 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
     if not isinstance(data, Data) or data.has_density:
         return
     for name, callback in draft.parts["callbacks"].items():
-        if isinstance(getattr(callback, "flow", None), ProbabilityFlow):
+        if isinstance(callback, LikelihoodEvaluator):
             yield (
                 f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
                 f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
+            )
+
+
+def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
+    """Only integer levels of images are dequantised by a flow."""
+    data = draft.parts["data"]["dataset"]
+    for name, callback in draft.parts["callbacks"].items():
+        wanted = getattr(callback, "dequantisation", None)
+        fits = isinstance(data, Data) and data.levels is not None and len(data.shape) == 3
+        if isinstance(wanted, VariationalDequantisation) and not fits:
+            yield (
+                f"callbacks.{name}.dequantisation is variational, which is for images of integer grey levels, but "
+                f"{data.name} has shape {data.shape} and {data.levels or 'no'} levels; choose dequantisation=uniform"
             )
 
 
@@ -443,6 +458,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),
@@ -456,6 +472,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),

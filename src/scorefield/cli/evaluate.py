@@ -62,16 +62,27 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     config["seed"] = asked["seed"]
     config["callbacks"] = {
         name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
-    }
+    } | asked.get("callbacks", {})
     return config
 
 
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:
     """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
     new = dict(node)
-    for key, value in (("sampler", asked.get("sampler")), ("flow", asked.get("likelihood")), ("n_final", asked["n"])):
-        belongs = key in new and (key != "n_final" or "sampler" in new)
-        if value is not None and belongs:
+    belongs = {
+        "sampler": "sampler" in node,
+        "flow": "flow" in node,
+        "dequantisation": "flow" in node or "bound" in node,
+        "n_final": "n_final" in node and "sampler" in node,
+    }
+    for key, name in {
+        "sampler": "sampler",
+        "flow": "likelihood",
+        "dequantisation": "dequantisation",
+        "n_final": "n",
+    }.items():
+        value = asked.get(name)
+        if value is not None and belongs[key]:
             new[key] = value
     if "seed" in new:
         new["seed"] = asked["seed"]

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from scorefield.data import Data
+from scorefield.dequantisation import Dequantisation
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
 from scorefield.probability_flow import ProbabilityFlow
@@ -55,6 +56,7 @@ class Train(TypedDict):
     ema: NotRequired[EMA | None]
     sampler: AnySampler
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -78,6 +80,8 @@ class Evaluate(TypedDict):
     steps: int
     sampler: NotRequired[AnySampler | None]
     likelihood: NotRequired[ProbabilityFlow | None]
+    dequantisation: NotRequired[Dequantisation | None]
+    callbacks: NotRequired[Mapping[str, pl.Callback]]  # in addition to the run's own
     trainer: pl.Trainer
 
 
@@ -109,6 +113,7 @@ class Convert(TypedDict):
     ema: NotRequired[EMA | None]
     sampler: AnySampler
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
