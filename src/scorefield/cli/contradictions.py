@@ -38,12 +38,12 @@ class Draft:
     Args:
         config: its plain values.
         parts: the same tree with objects in the place of nodes, see `scorefield.cli.check.rehearse`.
-        multirun: whether it is one job of several in this process.
+        launcher: what starts it as a job of a sweep, as Hydra's configuration has it; None for a run of its own.
     """
 
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
-    multirun: bool = False
+    launcher: Mapping[str, Any] | None = None
 
     @property
     def trainer(self) -> Mapping[str, Any]:
@@ -103,8 +103,15 @@ def trainer_leaves_room(draft: Draft) -> Iterator[str]:
         yield f"trainer.max_steps={most} and steps={steps} differ, and the learning rate follows steps; set steps alone"
 
 
+def _runs_elsewhere(draft: Draft) -> bool:
+    """Whether a job is sent to a cluster, from a machine whose devices say nothing about it."""
+    return draft.launcher is not None and str(draft.launcher.get("_target_")).endswith(".SlurmLauncher")
+
+
 def devices_exist(draft: Draft) -> Iterator[str]:
     """The accelerator is known and there are enough of it."""
+    if _runs_elsewhere(draft):
+        return
     accelerator = draft.trainer.get("accelerator", "auto")
     devices = draft.trainer.get("devices", "auto")
     if isinstance(accelerator, str):
@@ -147,13 +154,32 @@ def batch_divides(draft: Draft) -> Iterator[str]:
         )
 
 
-def sweep_is_serial(draft: Draft) -> Iterator[str]:
-    """Processes that Lightning starts would repeat the whole sweep, each of them."""
-    number = draft.processes
-    if draft.multirun and ((number or 1) > 1 or draft.trainer.get("num_nodes", 1) > 1):
+def job_can_start_processes(draft: Draft) -> Iterator[str]:
+    """Processes that Lightning starts repeat the command line: in a sweep's own process the whole sweep, each of them.
+
+    Slurm starts them itself, as many as the launcher asks for.
+    """
+    if draft.launcher is None:
+        return
+    name = str(draft.launcher.get("_target_")).rpartition(".")[2]
+    number, nodes = draft.processes or 1, draft.trainer.get("num_nodes", 1)
+    if name == "Processes" and nodes > 1:
         yield (
-            f"--multirun runs its jobs in one process, but trainer.devices={draft.trainer.get('devices')}; start each "
-            "job by a command of its own, e.g. for s in 0 1 2; do scorefield train trainer=ddp seed=$s; done"
+            f"trainer.num_nodes={nodes}: hydra/launcher=processes starts jobs on this machine alone; on several, "
+            "use hydra/launcher=submitit_slurm"
+        )
+    elif _runs_elsewhere(draft):
+        asked = (draft.launcher.get("tasks_per_node", 1), draft.launcher.get("nodes", 1))
+        if asked != (number, nodes):
+            yield (
+                f"hydra.launcher.tasks_per_node={asked[0]} and hydra.launcher.nodes={asked[1]} must be trainer.devices="
+                f"{number} and trainer.num_nodes={nodes}: Slurm starts the processes of a job"
+            )
+    elif name != "Processes" and (number > 1 or nodes > 1):
+        yield (
+            f"hydra.launcher {name} runs jobs inside its own process, but trainer.devices="
+            f"{draft.trainer.get('devices')}: each further process would repeat the whole sweep; use "
+            "hydra/launcher=processes"
         )
 
 
@@ -448,7 +474,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         devices_exist,
         strategy_is_known,
         batch_divides,
-        sweep_is_serial,
+        job_can_start_processes,
         validation_interval,
         data_are_described,
         net_fits_data,
@@ -462,7 +488,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         quality_knows_the_images,
         evaluations_take_place,
     ),
-    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
+    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, job_can_start_processes),
     "sample": (counts_are_positive, seed_is_one, device_exists),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "recipe": (counts_are_positive, seed_is_one, data_are_described),

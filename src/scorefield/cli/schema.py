@@ -68,6 +68,7 @@ class Train(TypedDict):
     fresh: bool
     tags: list[str]
     steps: int
+    objective_metric: NotRequired[str | None]
 
 
 class Evaluate(TypedDict):

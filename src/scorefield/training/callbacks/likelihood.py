@@ -95,7 +95,8 @@ class LikelihoodEvaluator(Evaluator):
             **self.method(occasion, dequantiser),
             "seed": self.seed,
         }
-        return {("bits_per_dim" if discrete else "nll_nats") + self.name: Measurement(float(bits) * unit, protocol)}
+        name = ("bits_per_dim" if discrete else "nll_nats") + self.name
+        return {name: Measurement(float(bits) * unit, protocol, "less")}
 
     def examples(self, occasion: Occasion) -> tuple[int, Split]:
         """How many examples, and of which split."""
