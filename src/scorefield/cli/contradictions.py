@@ -248,6 +248,11 @@ def net_fits_data(draft: Draft) -> Iterator[str]:
         yield f"data.conditional=true, but net.classes={classes}; give net.classes={data['classes']}"
     elif classes is not None and not conditional:
         yield f"net.classes={classes} is never told a class; give data.conditional=true or net.classes=null"
+    dropout = data.get("label_dropout", 0.0)
+    if not 0 <= dropout < 1:
+        yield f"data.label_dropout={dropout} is a probability below 1"
+    elif dropout and not conditional:
+        yield f"data.label_dropout={dropout} leaves out labels that nobody is told; give data.conditional=true"
 
 
 def optimizer_takes_its_numbers(draft: Draft) -> Iterator[str]:

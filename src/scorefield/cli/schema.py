@@ -30,6 +30,7 @@ class DataNode(TypedDict):
     classes: int | None
     batch_size: int
     conditional: NotRequired[bool]
+    label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
 
 
