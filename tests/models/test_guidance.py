@@ -70,7 +70,9 @@ def test_the_guided_score_is_that_of_the_tilted_density(three, scale):
     at = x.detach()
     assert torch.allclose(Guided(three, scale)(at, t, cond).score, expected, rtol=1e-8, atol=1e-8)
     # log p(c | x) = log p(x | c) - log p(x) + log p(c), whose last term has no gradient.
-    assert torch.allclose(ClassifierGuided(three, Bayes(three), scale)(at, t, cond).score, expected, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(
+        ClassifierGuided(three, Bayes(three), scale)(at, t, cond).score, expected, rtol=1e-8, atol=1e-8
+    )
 
 
 def conditional_network(target, energy=False):

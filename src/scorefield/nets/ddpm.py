@@ -27,9 +27,7 @@ class NoiseConditioning(nn.Module):
         classes: number of classes, or None for a network without.
     """
 
-    def __init__(
-        self, features: NoiseFeatures, width: int, activation: nn.Module, classes: int | None = None
-    ) -> None:
+    def __init__(self, features: NoiseFeatures, width: int, activation: nn.Module, classes: int | None = None) -> None:
         super().__init__()
         self.features = features
         self.activation = activation

@@ -368,7 +368,9 @@ class NCSN(RefineNet):
         """x (B, image_channels, H, W), noise level (B,), 0 the largest, class_labels (B,) int64 or None -> like x."""
         level = label.round().long() if label.is_floating_point() else label
         if level.device.type == "cpu" and not ((level >= 0) & (level < self.noise_levels)).all():
-            raise ValueError(f"label must lie in 0 ... {self.noise_levels - 1}, the index of a noise level; got {label}")
+            raise ValueError(
+                f"label must lie in 0 ... {self.noise_levels - 1}, the index of a noise level; got {label}"
+            )
         # The levels without a class come first, so that a network without classes has the published table.
         return self.refined(x, level + self.noise_levels * _class_index(class_labels, self.classes, x))
 
