@@ -60,6 +60,7 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     if asked["weights"] == "raw":
         config["ema"] = None
     config["seed"] = asked["seed"]
+    config["guidance"] = asked.get("guidance") or stored.get("guidance")
     config["callbacks"] = {
         name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
     }
@@ -69,8 +70,15 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:
     """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
     new = dict(node)
-    for key, value in (("sampler", asked.get("sampler")), ("flow", asked.get("likelihood")), ("n_final", asked["n"])):
+    wanted = {
+        "sampler": asked.get("sampler"),
+        "guidance": asked.get("guidance") or None,
+        "flow": asked.get("likelihood"),
+        "n_final": asked["n"],
+    }
+    for key, value in wanted.items():
         belongs = key in new and (key != "n_final" or "sampler" in new)
+        belongs |= key == "guidance" and "sampler" in new  # also in runs from before there was guidance
         if value is not None and belongs:
             new[key] = value
     if "seed" in new:

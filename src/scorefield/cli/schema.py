@@ -12,13 +12,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.constraints import Constraint
 from scorefield.data import Data
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
+from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.schedules import Schedule
 from scorefield.times import TimeLaw
-from scorefield.training.callbacks.samples import AnySampler
+from scorefield.training.callbacks.samples import AnySampler, Guidance
 from scorefield.training.ema import EMA
 
 
@@ -55,6 +57,7 @@ class Train(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
@@ -78,6 +81,7 @@ class Evaluate(TypedDict):
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
     likelihood: NotRequired[ProbabilityFlow | None]
     trainer: pl.Trainer
 
@@ -94,7 +98,14 @@ class Sample(TypedDict):
     batch_size: int
     out: str | None
     device: str
+    images: str | None
+    examples: int | None
+    std: float
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
+    observation: NotRequired[Callable[..., LinearOperator] | None]
+    constraint: NotRequired[Callable[..., Constraint] | None]
+    posterior: NotRequired[Callable[..., ScoreModel] | None]
 
 
 class Convert(TypedDict):
@@ -109,6 +120,7 @@ class Convert(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
