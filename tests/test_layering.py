@@ -17,7 +17,7 @@ LEVELS = {
     3: ["models"],
     4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
     5: ["samplers", "objectives"],
-    6: ["training", "records"],
+    6: ["training", "records", "editing"],
     7: ["cli"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

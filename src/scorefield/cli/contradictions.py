@@ -485,6 +485,12 @@ def observation_is_whole(draft: Draft) -> Iterator[str]:
         yield f"std={config['std']} is a deviation and must not be negative"
 
 
+def pictures_are_given(draft: Draft) -> Iterator[str]:
+    """Something is there to edit."""
+    if (draft.config["images"] is None) == (draft.config["examples"] is None):
+        yield "give either images=FILE_OR_FOLDER or examples=NUMBER, the first so many of the test split"
+
+
 def device_exists(draft: Draft) -> Iterator[str]:
     """The device on which samples are drawn."""
     name = draft.config["device"]
@@ -528,6 +534,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
     ),
     "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
     "sample": (counts_are_positive, seed_is_one, device_exists, observation_is_whole),
+    "edit": (counts_are_positive, seed_is_one, device_exists, pictures_are_given),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "recipe": (counts_are_positive, seed_is_one, data_are_described),
     "evaluation": (

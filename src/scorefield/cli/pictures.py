@@ -33,10 +33,12 @@ class Given:
     Args:
         names: of the files, or places in the split.
         x: what they hold in the data's own values, (J, *shape).
+        labels: their classes (J,), where they are known.
     """
 
     names: list[str]
     x: Tensor
+    labels: Tensor | None = None
 
     @classmethod
     def read(cls, asked: Mapping[str, Any], data: Data) -> "Given":
@@ -57,7 +59,8 @@ class Given:
         split = data.test()
         if not 1 <= examples <= len(split):
             raise UserError(f"examples={examples} must be between 1 and {len(split)}, the test split of {data.name}")
-        return cls([f"test {i}" for i in range(examples)], split.x[:examples])
+        some = split[slice(examples)]
+        return cls([f"test {i}" for i in range(examples)], some.x, some.labels)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scorefield.constraints import Constraint
 from scorefield.data import Data
+from scorefield.editing import Edit
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
 from scorefield.operators import LinearOperator
@@ -108,6 +109,22 @@ class Sample(TypedDict):
     posterior: NotRequired[Callable[..., ScoreModel] | None]
 
 
+class EditOf(TypedDict):
+    """conf/edit.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    images: str | None
+    examples: int | None
+    label: int | None
+    out: str | None
+    device: str
+    edit: Edit
+    sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
+
+
 class Convert(TypedDict):
     """conf/convert.yaml: a run without its model, and where that comes from."""
 
@@ -151,6 +168,7 @@ SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "edit": EditOf,
     "convert": Convert,
     "recipe": RecipeOf,
     "evaluation": Train,
