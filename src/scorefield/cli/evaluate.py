@@ -60,6 +60,7 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     if asked["weights"] == "raw":
         config["ema"] = None
     config["seed"] = asked["seed"]
+    config["guidance"] = asked.get("guidance") or stored.get("guidance")
     config["callbacks"] = {
         name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
     } | asked.get("callbacks", {})
@@ -69,19 +70,22 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:
     """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
     new = dict(node)
+    drawn = "sampler" in node
     belongs = {
-        "sampler": "sampler" in node,
+        "sampler": drawn,
+        "guidance": drawn,
         "flow": "flow" in node,
         "dequantisation": "flow" in node or "bound" in node,
-        "n_final": "n_final" in node and "sampler" in node,
+        "n_final": drawn and "n_final" in node,
     }
     for key, name in {
         "sampler": "sampler",
+        "guidance": "guidance",
         "flow": "likelihood",
         "dequantisation": "dequantisation",
         "n_final": "n",
     }.items():
-        value = asked.get(name)
+        value = asked.get(name) or None
         if value is not None and belongs[key]:
             new[key] = value
     if "seed" in new:

@@ -10,6 +10,7 @@ COMMANDS = {
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
     "table": "compare runs: scorefield table DIR...",
+    "edit": "edit pictures through a run's model: scorefield edit run_dir=RUN_DIR images=FILE edit=sdedit",
     "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
 

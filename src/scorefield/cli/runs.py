@@ -117,6 +117,7 @@ def build(config: Config) -> Parts:
         make(config["optim"]["lr_schedule"]),
         seed,
         conditional,
+        config["data"].get("label_dropout", 0.0),
     )
     callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node] + [Stopwatch()]
     loggers = [make(node) for node in config["logger"].values() if node is not None]

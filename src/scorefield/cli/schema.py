@@ -12,14 +12,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.constraints import Constraint
 from scorefield.data import Data
 from scorefield.dequantisation import Dequantisation
+from scorefield.editing import Edit
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
+from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.schedules import Schedule
 from scorefield.times import TimeLaw
-from scorefield.training.callbacks.samples import AnySampler
+from scorefield.training.callbacks.samples import AnySampler, Guidance
 from scorefield.training.ema import EMA
 
 
@@ -31,6 +34,7 @@ class DataNode(TypedDict):
     classes: int | None
     batch_size: int
     conditional: NotRequired[bool]
+    label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
 
 
@@ -55,6 +59,7 @@ class Train(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
     dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
@@ -80,6 +85,7 @@ class Evaluate(TypedDict):
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
     likelihood: NotRequired[ProbabilityFlow | None]
     dequantisation: NotRequired[Dequantisation | None]
     callbacks: NotRequired[Mapping[str, pl.Callback]]  # in addition to the run's own
@@ -98,7 +104,30 @@ class Sample(TypedDict):
     batch_size: int
     out: str | None
     device: str
+    images: str | None
+    examples: int | None
+    std: float
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
+    observation: NotRequired[Callable[..., LinearOperator] | None]
+    constraint: NotRequired[Callable[..., Constraint] | None]
+    posterior: NotRequired[Callable[..., ScoreModel] | None]
+
+
+class EditOf(TypedDict):
+    """conf/edit.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    images: str | None
+    examples: int | None
+    label: int | None
+    out: str | None
+    device: str
+    edit: Edit
+    sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
 
 
 class Convert(TypedDict):
@@ -113,6 +142,7 @@ class Convert(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
     dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
@@ -144,6 +174,7 @@ SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "edit": EditOf,
     "convert": Convert,
     "recipe": RecipeOf,
     "evaluation": Train,

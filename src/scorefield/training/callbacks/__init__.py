@@ -1,5 +1,6 @@
 from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
+from scorefield.training.callbacks.class_accuracy import ClassAccuracy
 from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.fokker_planck import FokkerPlanckResidual
@@ -18,6 +19,7 @@ __all__ = [
     "BitsPerDimBound",
     "ChainReport",
     "Checkpoint",
+    "ClassAccuracy",
     "DivergedError",
     "EnergyGapGuard",
     "Evaluator",
