@@ -579,6 +579,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
     "edit": (counts_are_positive, seed_is_one, device_exists, pictures_are_given),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "recipe": (counts_are_positive, seed_is_one, data_are_described),
+    "stats": (counts_are_positive, device_exists, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,

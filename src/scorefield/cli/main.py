@@ -6,7 +6,8 @@ import sys
 COMMANDS = {
     "train": "train a model, evaluate it and write its report",
     "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
-    "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
+    "evaluate": "evaluate the weights of a run, or images: scorefield evaluate run_dir=RUN_DIR",
+    "stats": "features of a whole split, for evaluate to compare with: scorefield stats data=NAME out=FILE.npz",
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
     "table": "compare runs: scorefield table DIR...",
