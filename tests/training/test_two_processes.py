@@ -168,7 +168,7 @@ def energies(tmp_path_factory):
 def test_every_callback_has_run_on_two_processes(trained, energies):
     """The commands' runs have all that there are, bar the other one of two guards, which has a test of its own."""
     nodes = [node["_target_"] for run in (trained, energies) for node in stored(run)["callbacks"].values() if node]
-    ran = {node.split(".")[-1] for node in [*nodes, stored(trained)["ema"]["_target_"]]} | {"Stopwatch"}  # all have it
+    ran = {node.split(".")[-1] for node in [*nodes, stored(trained)["ema"]["_target_"]]} | {"Stopwatch", "Agreement"}
     there_are = {
         name
         for module in pkgutil.walk_packages(training.__path__, "scorefield.training.")

@@ -38,6 +38,8 @@ def mistakes_of_a_sweep(
             yield Problem("", str(error))
         except TypeError as error:
             yield Problem("", f"hydra.launcher: {error}")
+    if any(text.startswith("sweep=") for job in sweep for text in job.swept):
+        yield Problem("", "sweep=a,b would run one sweep after the other; sweep=[a,b] is their product")
     if command != "train":
         return
     composed = [(job, job.values) for job in sweep if job.values is not None]
