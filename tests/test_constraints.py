@@ -151,8 +151,9 @@ def test_resampling_walks_down_and_up():
         sampler = Sampler(Resampled(LogRatio(), jump, repeats), steps, Heun(), SNR, denoise_last=True)
         model = Counted(images(VP(t_min=1e-3)))
         assert sampler(model, torch.randn(2, *SHAPE)).nfe == sampler.nfe == len(model.asked)
-        falls = (sampler.grid(VP(), steps).diff() < 0).sum()
-        assert int(falls) == sampler.grid.descents(steps)
+        moves = sampler.grid(VP(), steps).diff()
+        assert int((moves < 0).sum()) == sampler.grid.descents(steps)
+        assert len(moves) == sampler.moves
     with pytest.raises(ValueError, match="jump=0"):
         Resampled(LogRatio(), 0)
     with pytest.raises(ValueError, match="jump=9 is more than the 4 steps"):

@@ -1,6 +1,6 @@
 """Posterior sampling and guidance on mixtures, where the truth is known: tables of every method's bias.
 
-    python experiments/posterior/mixtures.py             writes table.md, posterior.png and guidance.png beside itself
+    python experiments/posterior/mixtures.py             writes table.md and its pictures beside itself
     python experiments/posterior/mixtures.py --samples 100 --seeds 2 --output outputs/posterior
 
 The score of the prior is exact, so what is wrong is the method's. For y = A x + std n the posterior of a mixture is a
@@ -103,6 +103,12 @@ METHODS: dict[str, Method] = {
 }
 
 
+PICTURES = {
+    "posterior_scores": ["exact", "moment matching", "ΠGDM", "DPS", "DPS, normalised"],
+    "posterior_constraints": ["exact", "null space", "replacement", "replacement, RePaint × 5", "projection, w = 0.5"],
+}
+
+
 def problems() -> list[Problem]:
     """Three modes in the plane, seen across the axes with much and with little noise, and five modes in eight dimensions."""
     plane = MixtureModel(
@@ -198,24 +204,26 @@ def posterior_table(n: int, seeds: int, output: Path) -> list[str]:
         law = ExactPosterior(problem.prior, problem.operator, problem.std).law(y)
         truth = exact_samples(law, 4 * n, -1)
         lines += ["", f"### {problem.name}", "", "| method | " + " | ".join(HEADS) + " |", "|---" * 6 + "|"]
-        rows = {"exact samples": torch.tensor([errors(law, truth, exact_samples(law, n, s)) for s in range(seeds)])}
+        rows: dict[str, Tensor | None] = {}
+        rows["exact samples"] = torch.tensor([errors(law, truth, exact_samples(law, n, s)) for s in range(seeds)])
         drawn = {"exact": exact_samples(law, n, 0)}
         for name, method in METHODS.items():
             try:
                 sets = [run(problem, method, y, n, seed) for seed in range(seeds)]
             except NumericalError:
-                lines_of = None
+                rows[name] = None
             else:
                 drawn[name] = sets[0]
-                lines_of = torch.tensor([errors(law, truth, x) for x in sets])
-            rows[name] = lines_of
+                rows[name] = torch.tensor([errors(law, truth, x) for x in sets])
             print(f"{problem.name}: {name}", flush=True)
         lines += [
             f"| {name} | " + ("diverges" + " | –" * 4 if values is None else cells(values)) + " |"
             for name, values in rows.items()
         ]
         if problem.name == "plane, std 0.05":
-            scatter2d(output / "posterior.png", {name: x[0, :500] for name, x in drawn.items()}, (-2.5, 2.5, -2.5, 2.5))
+            for picture, names in PICTURES.items():
+                shown = {name: drawn[name][0] for name in names if name in drawn}
+                scatter2d(output / f"{picture}.png", shown, (-2.5, 2.5, -2.5, 2.5))
     return lines
 
 

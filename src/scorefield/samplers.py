@@ -114,6 +114,11 @@ class Sampler:
             raise ValueError(f"corrections={self.corrections} must be at least 1; for none set corrector to null")
 
     @property
+    def moves(self) -> int:
+        """Moves from one time to the next."""
+        return self.grid.moves(self.steps)
+
+    @property
     def nfe(self) -> int:
         """Network evaluations of one run."""
         corrector = 0 if self.corrector is None else self.corrections * self.corrector.calls

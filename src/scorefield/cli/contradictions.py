@@ -424,7 +424,8 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
         return
     steps = times.diff()
     moving = steps if not isinstance(sampler.predictor, Stay) else steps[:-1]  # a ladder ends at its last level
-    if not times.isfinite().all() or not (moving < 0).all() or (steps > 0).any():
+    rising = sampler.moves - sampler.grid.descents(sampler.steps)  # as RePaint's grid does
+    if not times.isfinite().all() or not (moving != 0).all() or int((steps > 0).sum()) != rising:
         yield f"{sampler.grid} gives times that do not decrease under {schedule}"
     elif times[0] > schedule.t_max or times[-1] < schedule.t_min:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"

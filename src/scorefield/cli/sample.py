@@ -100,7 +100,7 @@ class Drawing:
     ) -> tuple[Tensor, float]:
         """Samples (J, n, *shape) in the data's own values, J = 1 without an observation, and evaluations of each."""
         rows = 1 if observation is None else len(observation.y)
-        self.frames = Frames(getattr(self.sampler, "steps", 1))
+        self.frames = Frames(getattr(self.sampler, "moves", 1))
         parts, nfe = [], 0.0
         for number, batch in enumerate(track(torch.arange(rows * n).split(batch_size), description="sampling")):
             cond = {} if label is None else {"label": torch.full((len(batch),), label, device=self.device)}
