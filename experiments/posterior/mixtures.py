@@ -41,8 +41,8 @@ from scorefield.noise import StreamNoise
 from scorefield.ode import DormandPrince
 from scorefield.operators import Dense, LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
-from scorefield.records.files import write_atomically
 from scorefield.records.figures import scatter2d
+from scorefield.records.files import write_atomically
 from scorefield.records.style import INK, PALETTE, sheet
 from scorefield.samplers import Sampler
 from scorefield.schedules import EDM
@@ -182,7 +182,9 @@ def run(problem: Problem, method: Method, y: Tensor, n: int, seed: int) -> Tenso
     constraint = None if method.constraint is None else method.constraint(problem.operator)
     grid = LogRatio() if method.repeats == 1 else Resampled(LogRatio(), 10, method.repeats)
     sampler = Sampler(grid, STEPS, DPMSolver2M(eta=1.0), denoise_last=constraint is None, constraint=constraint)
-    start = SCHEDULE.prior_like(torch.empty(len(observed), len(problem.prior.means[0])).double(), StreamNoise(seed, "x"))
+    start = SCHEDULE.prior_like(
+        torch.empty(len(observed), len(problem.prior.means[0])).double(), StreamNoise(seed, "x")
+    )
     x = sampler(method.model(problem), start, {"observed": observed}, StreamNoise(seed, "steps")).x
     return x.unflatten(0, (len(y), n))
 
@@ -245,11 +247,15 @@ def guidance_table(output: Path) -> list[str]:
             moments += [mean, float((density * (axis - mean).square()).sum() * cell) ** 0.5]
         variation = float((ours - tilted).abs().sum() * cell / 2)
         name = f"{scale:g}" if low == 0 else f"{scale:g}, {low:g} ≤ σ/α ≤ {high:g}"
-        lines.append(f"| {name} | {moments[0]:.3f} ± {moments[1]:.3f} | {moments[2]:.3f} ± {moments[3]:.3f} | {variation:.3f} |")
+        lines.append(
+            f"| {name} | {moments[0]:.3f} ± {moments[1]:.3f} | {moments[2]:.3f} ± {moments[3]:.3f} | {variation:.3f} |"
+        )
         shown[name] = (ours, tilted)
     with sheet(output / "guidance.png", panels=3, width=3.2, height=2.8, shared=True) as (_, panels):
         for axes, name in zip(panels, ("1", "2", "4"), strict=True):
-            for density, label, colour in zip(shown[name], ("guided flow", "p(x) p(c|x)^w"), (PALETTE[0], INK), strict=True):
+            for density, label, colour in zip(
+                shown[name], ("guided flow", "p(x) p(c|x)^w"), (PALETTE[0], INK), strict=True
+            ):
                 axes.plot(axis, density, color=colour, label=label, linestyle="-" if colour != INK else "--")
             axes.set(title=f"w = {name}", xlabel="x", xlim=(-3, 8))
         panels[0].legend()

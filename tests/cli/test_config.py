@@ -73,7 +73,7 @@ def test_every_option_composes_and_builds(tmp_path, group, option):
     if group == "trainer" and option in NEEDS_GPU and not torch.cuda.is_available():
         assert config["trainer"]["accelerator"] == "gpu"
         return
-    nodes = leaves(config[group])
+    nodes = leaves(config[group] if group in config else config["callbacks"][group])
     assert nodes or option == "none"
     if (group, option) == ("guidance", "classifier"):  # it reads another run
         with pytest.raises(UserError, match="nonesuch is not a run"):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scorefield.cli.compose import nearest
 from scorefield.data import Data, Mixture
+from scorefield.dequantisation import VariationalDequantisation
 from scorefield.kernels import Mala, Stay
 from scorefield.models import (
     Classifier,
@@ -33,6 +34,7 @@ from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
 from scorefield.schedules import Constant, Schedule
 from scorefield.training.callbacks import ChainReport, FisherDivergence, TotalVariation
+from scorefield.training.callbacks.likelihood import LikelihoodEvaluator
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -44,12 +46,12 @@ class Draft:
     Args:
         config: its plain values.
         parts: the same tree with objects in the place of nodes, see `scorefield.cli.check.rehearse`.
-        multirun: whether it is one job of several in this process.
+        launcher: what starts it as a job of a sweep, as Hydra's configuration has it; None for a run of its own.
     """
 
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
-    multirun: bool = False
+    launcher: Mapping[str, Any] | None = None
 
     @property
     def trainer(self) -> Mapping[str, Any]:
@@ -109,8 +111,15 @@ def trainer_leaves_room(draft: Draft) -> Iterator[str]:
         yield f"trainer.max_steps={most} and steps={steps} differ, and the learning rate follows steps; set steps alone"
 
 
+def _runs_elsewhere(draft: Draft) -> bool:
+    """Whether a job is sent to a cluster, from a machine whose devices say nothing about it."""
+    return draft.launcher is not None and str(draft.launcher.get("_target_")).endswith(".SlurmLauncher")
+
+
 def devices_exist(draft: Draft) -> Iterator[str]:
     """The accelerator is known and there are enough of it."""
+    if _runs_elsewhere(draft):
+        return
     accelerator = draft.trainer.get("accelerator", "auto")
     devices = draft.trainer.get("devices", "auto")
     if isinstance(accelerator, str):
@@ -153,13 +162,32 @@ def batch_divides(draft: Draft) -> Iterator[str]:
         )
 
 
-def sweep_is_serial(draft: Draft) -> Iterator[str]:
-    """Processes that Lightning starts would repeat the whole sweep, each of them."""
-    number = draft.processes
-    if draft.multirun and ((number or 1) > 1 or draft.trainer.get("num_nodes", 1) > 1):
+def job_can_start_processes(draft: Draft) -> Iterator[str]:
+    """Processes that Lightning starts repeat the command line: in a sweep's own process the whole sweep, each of them.
+
+    Slurm starts them itself, as many as the launcher asks for.
+    """
+    if draft.launcher is None:
+        return
+    name = str(draft.launcher.get("_target_")).rpartition(".")[2]
+    number, nodes = draft.processes or 1, draft.trainer.get("num_nodes", 1)
+    if name == "Processes" and nodes > 1:
         yield (
-            f"--multirun runs its jobs in one process, but trainer.devices={draft.trainer.get('devices')}; start each "
-            "job by a command of its own, e.g. for s in 0 1 2; do scorefield train trainer=ddp seed=$s; done"
+            f"trainer.num_nodes={nodes}: hydra/launcher=processes starts jobs on this machine alone; on several, "
+            "use hydra/launcher=submitit_slurm"
+        )
+    elif _runs_elsewhere(draft):
+        asked = (draft.launcher.get("tasks_per_node", 1), draft.launcher.get("nodes", 1))
+        if asked != (number, nodes):
+            yield (
+                f"hydra.launcher.tasks_per_node={asked[0]} and hydra.launcher.nodes={asked[1]} must be trainer.devices="
+                f"{number} and trainer.num_nodes={nodes}: Slurm starts the processes of a job"
+            )
+    elif name != "Processes" and (number > 1 or nodes > 1):
+        yield (
+            f"hydra.launcher {name} runs jobs inside its own process, but trainer.devices="
+            f"{draft.trainer.get('devices')}: each further process would repeat the whole sweep; use "
+            "hydra/launcher=processes"
         )
 
 
@@ -437,10 +465,23 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
     if not isinstance(data, Data) or data.has_density:
         return
     for name, callback in draft.parts["callbacks"].items():
-        if isinstance(getattr(callback, "flow", None), ProbabilityFlow):
+        if isinstance(callback, LikelihoodEvaluator):
             yield (
                 f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
                 f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
+            )
+
+
+def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
+    """Only integer levels of images are dequantised by a flow."""
+    data = draft.parts["data"]["dataset"]
+    for name, callback in draft.parts["callbacks"].items():
+        wanted = getattr(callback, "dequantisation", None)
+        fits = isinstance(data, Data) and data.levels is not None and len(data.shape) == 3
+        if isinstance(wanted, VariationalDequantisation) and not fits:
+            yield (
+                f"callbacks.{name}.dequantisation is variational, which is for images of integer grey levels, but "
+                f"{data.name} has shape {data.shape} and {data.levels or 'no'} levels; choose dequantisation=uniform"
             )
 
 
@@ -517,7 +558,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         devices_exist,
         strategy_is_known,
         batch_divides,
-        sweep_is_serial,
+        job_can_start_processes,
         validation_interval,
         data_are_described,
         net_fits_data,
@@ -530,10 +571,11 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),
-    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
+    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, job_can_start_processes),
     "sample": (counts_are_positive, seed_is_one, device_exists, observation_is_whole),
     "edit": (counts_are_positive, seed_is_one, device_exists, pictures_are_given),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
@@ -545,6 +587,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),

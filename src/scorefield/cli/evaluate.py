@@ -63,23 +63,30 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     config["guidance"] = asked.get("guidance") or stored.get("guidance")
     config["callbacks"] = {
         name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
-    }
+    } | asked.get("callbacks", {})
     return config
 
 
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:
     """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
     new = dict(node)
-    wanted = {
-        "sampler": asked.get("sampler"),
-        "guidance": asked.get("guidance") or None,
-        "flow": asked.get("likelihood"),
-        "n_final": asked["n"],
+    drawn = "sampler" in node
+    belongs = {
+        "sampler": drawn,
+        "guidance": drawn,
+        "flow": "flow" in node,
+        "dequantisation": "flow" in node or "bound" in node,
+        "n_final": drawn and "n_final" in node,
     }
-    for key, value in wanted.items():
-        belongs = key in new and (key != "n_final" or "sampler" in new)
-        belongs |= key == "guidance" and "sampler" in new  # also in runs from before there was guidance
-        if value is not None and belongs:
+    for key, name in {
+        "sampler": "sampler",
+        "guidance": "guidance",
+        "flow": "likelihood",
+        "dequantisation": "dequantisation",
+        "n_final": "n",
+    }.items():
+        value = asked.get(name) or None
+        if value is not None and belongs[key]:
             new[key] = value
     if "seed" in new:
         new["seed"] = asked["seed"]

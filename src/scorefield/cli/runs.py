@@ -34,7 +34,7 @@ Config = Mapping[str, Any]
 Weights = Literal["ema", "raw"]
 
 # What says where a run is kept or how it is started, but not what it computes.
-_PLACE = ("run_dir", "outputs", "fresh", "seed")
+_PLACE = ("run_dir", "outputs", "fresh", "seed", "objective_metric")
 
 
 def fingerprint(config: Config) -> str:

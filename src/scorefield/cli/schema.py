@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scorefield.constraints import Constraint
 from scorefield.data import Data
+from scorefield.dequantisation import Dequantisation
 from scorefield.editing import Edit
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
@@ -60,6 +61,7 @@ class Train(TypedDict):
     sampler: AnySampler
     guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -71,6 +73,7 @@ class Train(TypedDict):
     fresh: bool
     tags: list[str]
     steps: int
+    objective_metric: NotRequired[str | None]
 
 
 class Evaluate(TypedDict):
@@ -84,6 +87,8 @@ class Evaluate(TypedDict):
     sampler: NotRequired[AnySampler | None]
     guidance: NotRequired[Guidance | None]
     likelihood: NotRequired[ProbabilityFlow | None]
+    dequantisation: NotRequired[Dequantisation | None]
+    callbacks: NotRequired[Mapping[str, pl.Callback]]  # in addition to the run's own
     trainer: pl.Trainer
 
 
@@ -139,6 +144,7 @@ class Convert(TypedDict):
     sampler: AnySampler
     guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]

@@ -5,7 +5,7 @@ from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGua
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.fokker_planck import FokkerPlanckResidual
 from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
-from scorefield.training.callbacks.likelihood import BitsPerDim
+from scorefield.training.callbacks.likelihood import BitsPerDim, BitsPerDimBound
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
 from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
@@ -16,6 +16,7 @@ from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
     "BitsPerDim",
+    "BitsPerDimBound",
     "ChainReport",
     "Checkpoint",
     "ClassAccuracy",

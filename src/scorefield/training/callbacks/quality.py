@@ -140,6 +140,7 @@ class SampleQuality(Evaluator):
                     **protocol,
                     **common,
                 },
+                "less",
             )
         if occasion.final:
             everything = gather(samples, indices, n)
@@ -181,6 +182,7 @@ class SampleQuality(Evaluator):
             f"{name}_{extractor.name}": Measurement(
                 float(m.value),
                 {**({} if m.spread is None else {"spread": float(m.spread)}), **protocol, **common, **m.settings},
+                "less" if name == "kid" else "more",
             )
             for name, m in measured.items()
         }

@@ -85,7 +85,7 @@ class FisherDivergence(Evaluator):
             "split": "test" if occasion.final else "validation",
             "seed": self.seed,
         }
-        return {"fisher_divergence": Measurement(mean, protocol)}
+        return {"fisher_divergence": Measurement(mean, protocol, "less")}
 
 
 class TotalVariation(Evaluator):
@@ -137,4 +137,4 @@ class TotalVariation(Evaluator):
             density2d(path, image, (-w, w, -w, w), label="density of the model", truth=target)
             log_picture(occasion.trainer, "density", path)
         protocol = {"half_width": self.half_width, "side": self.side, "t": t}
-        return {"total_variation": Measurement(total_variation(found, exact, area), protocol)}
+        return {"total_variation": Measurement(total_variation(found, exact, area), protocol, "less")}
