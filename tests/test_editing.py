@@ -56,15 +56,15 @@ def test_levels_that_a_schedule_has_not_are_refused(mixture):
     for level in (1e-9, 1e9):
         with pytest.raises(ValueError, match=r"level=.* must be a noise level"):
             SDEdit(HEUN, level)(mixture, data(mixture, 2), None, StreamNoise(0))
-    with pytest.raises(ValueError, match="leave its t_max away"):
+    with pytest.raises(ValueError, match=r"leave its t_max away"):
         From(Uniform(t_max=0.9), 0.5)(mixture.schedule, 4)
-    with pytest.raises(ValueError, match="leave its t_max away"):
+    with pytest.raises(ValueError, match=r"leave its t_max away"):
         From(Given((0.9, 0.1)), 0.5)(mixture.schedule, 1)
-    with pytest.raises(ValueError, match="copies=0"):
+    with pytest.raises(ValueError, match=r"copies=0"):
         SDEdit(HEUN, 1.0, 0)
-    with pytest.raises(ValueError, match="points=1"):
+    with pytest.raises(ValueError, match=r"points=1"):
         Interpolation(1)
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(ValueError, match=r"labels"):
         Relabelling([])
 
 
@@ -120,7 +120,7 @@ def test_relabelling_moves_a_sample_into_the_other_class(mixture):
     assert torch.allclose(other[2:], x[2:], atol=1e-5)
     assert torch.allclose(other[:2], mu[1] + v[1].sqrt() * z[:2], atol=0.05)
     assert torch.allclose(same[2:], mu[0] + v[0].sqrt() * z[2:], atol=0.05)
-    with pytest.raises(ValueError, match="pictures of known classes"):
+    with pytest.raises(ValueError, match=r"pictures of known classes"):
         Relabelling([0], FLOW)(mixture, x, None, StreamNoise(0))
 
 

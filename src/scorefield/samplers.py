@@ -1,8 +1,8 @@
 """Samplers: a grid of times, a predictor between them, a corrector on each.
 
 `Sampler` is the predictor-corrector of Song et al. 2021 (section 4.2); predictor-only and corrector-only sampling are
-its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid. Both may
-be held to an observation by a constraint.
+its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid. Both
+may be held to an observation by a constraint.
 """
 
 from collections.abc import Callable

@@ -281,7 +281,11 @@ def test_half_an_observation_is_refused(remembered_composition, arguments, expec
 
 
 def test_whole_observations_are_accepted(remembered_composition):
-    for more in (["constraint=replacement"], ["posterior=moments", "std=0.1"], ["constraint=projection", "guidance=cfg"]):
+    for more in (
+        ["constraint=replacement"],
+        ["posterior=moments", "std=0.1"],
+        ["constraint=projection", "guidance=cfg"],
+    ):
         assert found("run_dir=x", "examples=2", "observation=grey", *more, command="sample") == []
     assert found("run_dir=x", "edit=interpolate", "images=x", command="edit") == []
     assert found("run_dir=x", command="edit") == [

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -13,9 +14,8 @@ from scorefield.cli.pictures import Given, spread
 from scorefield.cli.runs import load_run
 from scorefield.data import Digits
 from scorefield.errors import BadFileError, UserError
-from tests.training.tiny import compose_config, digits, fit
 from scorefield.records.files import write_atomically
-import yaml
+from tests.training.tiny import compose_config, digits, fit
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def run(tmp_path_factory):
     torch.set_default_dtype(torch.float32)
     path = tmp_path_factory.mktemp("conditional")
     config = digits(path, "data.conditional=true", "data.label_dropout=0.5", "net.classes=10", "steps=2")
-    config["callbacks"] = {name: None for name in config["callbacks"]} | {"checkpoint": config["callbacks"]["checkpoint"]}
+    config["callbacks"] = dict.fromkeys(config["callbacks"]) | {"checkpoint": config["callbacks"]["checkpoint"]}
     fit(config)
     write_atomically(path / "config.yaml", yaml.safe_dump(config).encode())
     return path
@@ -63,16 +63,14 @@ def test_a_folder_of_pictures_is_filled_in(run, tmp_path, how):
     assert protocol["observation"]["_target_"].endswith("Inpainting.rows")
     assert protocol["images"] == str(tmp_path / "in")
     assert ("posterior" in protocol, "constraint" in protocol) == (len(how) > 1, True)
-    with pytest.raises(UserError, match="already holds samples"):
+    with pytest.raises(UserError, match=r"already holds samples"):
         drawn(run, tmp_path / "out", *arguments, *how)
 
 
 def test_samples_of_a_picture_do_not_depend_on_the_batch(run, tmp_path):
     arguments = ["observation=average", "posterior=moments", "std=0.2", "label=3", "guidance=cfg", "sampler=ddim"]
     few = ["sampler.steps=2", "n=3", "examples=3"]
-    one, other = (
-        drawn(run, tmp_path / str(size), *arguments, *few, f"batch_size={size}")[0] for size in (2, 256)
-    )
+    one, other = (drawn(run, tmp_path / str(size), *arguments, *few, f"batch_size={size}")[0] for size in (2, 256))
     # A level may fall on the other side of a rounding: float32 layers round differently for other batch shapes.
     assert np.mean(one["samples"] != other["samples"]) < 0.01
     assert np.array_equal(one["observed"], other["observed"])
@@ -82,13 +80,12 @@ def test_samples_of_a_picture_do_not_depend_on_the_batch(run, tmp_path):
 def test_the_observations_noise_is_as_large_as_asked(run, tmp_path):
     arguments = ["observation=pixels", "observation.part=0.9", "constraint=projection", "examples=40", "n=1"]
     few = ["sampler=ddim", "sampler.steps=1"]
-    clean, noisy = (
-        drawn(run, tmp_path / std, *arguments, *few, f"std={std}")[0]["observed"] for std in ("0.0", "0.5")
-    )
+    clean, noisy = (drawn(run, tmp_path / std, *arguments, *few, f"std={std}")[0]["observed"] for std in ("0.0", "0.5"))
     noise = noisy - clean
     assert abs(noise.std() - 0.5) < 4 * 0.5 / (2 * noise.size) ** 0.5
-    # A grey level lies in the middle of its interval: multiples of an eighth plus a sixteenth, in [-1, 1].
-    assert np.allclose((clean * 8 - 0.5) % 1, 0, atol=1e-5)
+    # A grey level lies in the middle of its interval, a seventeenth of [-1, 1].
+    level = (clean + 1) * 17 / 2 - 0.5
+    assert np.allclose(level, level.round(), atol=1e-5)
 
 
 REFUSED = {
@@ -114,7 +111,9 @@ def test_what_cannot_be_filled_in_is_refused_by_name(run, tmp_path, arguments, e
     write(tmp_path / "large.png", 0, (9, 8))
     write(tmp_path / "colour.png", (1, 2, 3), mode="RGB")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n")
-    places = {name: tmp_path / (name if name == "empty" else f"{name}.png") for name in ("empty", "large", "colour", "broken")}
+    places = {
+        name: tmp_path / (name if name == "empty" else f"{name}.png") for name in ("empty", "large", "colour", "broken")
+    }
     arguments = [argument.format(**places) for argument in arguments]
     usual = ["constraint=replacement", "observation=upper_half", "sampler=ddim"]
     given = {argument.split("=")[0] for argument in arguments}
@@ -177,13 +176,13 @@ def test_an_edit_does_what_the_class_does(run, tmp_path):
 
 
 def test_an_edit_that_cannot_be_made_is_refused(run, tmp_path):
-    with pytest.raises(UserError, match="edit: level=1000"):
+    with pytest.raises(UserError, match=r"edit: level=1000"):
         drawn(run, tmp_path / "out", "examples=1", "edit.level=1000", command="edit")
-    with pytest.raises(UserError, match="edit: a Relabelling encodes pictures of known classes"):
-        path = write(tmp_path / "x.png", 9)
+    path = write(tmp_path / "x.png", 9)
+    with pytest.raises(UserError, match=r"edit: a Relabelling encodes pictures of known classes"):
         drawn(run, tmp_path / "out", f"images={path}", "edit=relabel", command="edit")
     drawn(run, tmp_path / "done", "examples=1", "edit.copies=1", "sampler=ddim", "sampler.steps=1", command="edit")
-    with pytest.raises(UserError, match="already holds edited pictures"):
+    with pytest.raises(UserError, match=r"already holds edited pictures"):
         drawn(run, tmp_path / "done", "examples=1", command="edit")
     assert not (tmp_path / "out").exists()
 

@@ -254,10 +254,16 @@ def classifier_is_trained_as_one(draft: Draft) -> Iterator[str]:
     elif draft.config["data"].get("label_dropout", 0.0):
         yield "model=classifier needs every label; give data.label_dropout=0"
     if isinstance(objective, Objective) and not isinstance(objective, CrossEntropy):
-        yield f"model=classifier is no model of the data that {type(objective).__name__} could train; choose objective=cross_entropy"
+        yield (
+            f"model=classifier is no model of the data that {type(objective).__name__} could train; choose "
+            "objective=cross_entropy"
+        )
     for name, callback in draft.parts["callbacks"].items():
         if hasattr(callback, "sampler") or hasattr(callback, "flow"):
-            yield f"callbacks.{name} samples from the model, and model=classifier is none of the data; use callbacks=classifier"
+            yield (
+                f"callbacks.{name} samples from the model, and model=classifier is none of the data; use "
+                "callbacks=classifier"
+            )
 
 
 def guidance_fits(draft: Draft) -> Iterator[str]:
@@ -283,7 +289,7 @@ def guidance_fits(draft: Draft) -> Iterator[str]:
 def guidance_can_be_stored(draft: Draft) -> Iterator[str]:
     """A run's configuration names no other run."""
     if getattr(draft.parts.get("guidance"), "func", None) is ClassifierGuided:
-        yield "guidance=classifier reads another run, which training does not; give it to `scorefield sample` or evaluate"
+        yield "guidance=classifier reads another run, which training does not; give it to sample, edit or evaluate"
 
 
 def densities_are_known(draft: Draft) -> Iterator[str]:
