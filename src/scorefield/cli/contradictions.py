@@ -254,10 +254,16 @@ def classifier_is_trained_as_one(draft: Draft) -> Iterator[str]:
     elif draft.config["data"].get("label_dropout", 0.0):
         yield "model=classifier needs every label; give data.label_dropout=0"
     if isinstance(objective, Objective) and not isinstance(objective, CrossEntropy):
-        yield f"model=classifier is no model of the data that {type(objective).__name__} could train; choose objective=cross_entropy"
+        yield (
+            f"model=classifier is no model of the data that {type(objective).__name__} could train; choose "
+            "objective=cross_entropy"
+        )
     for name, callback in draft.parts["callbacks"].items():
         if hasattr(callback, "sampler") or hasattr(callback, "flow"):
-            yield f"callbacks.{name} samples from the model, and model=classifier is none of the data; use callbacks=classifier"
+            yield (
+                f"callbacks.{name} samples from the model, and model=classifier is none of the data; use "
+                "callbacks=classifier"
+            )
 
 
 def guidance_fits(draft: Draft) -> Iterator[str]:
@@ -283,7 +289,7 @@ def guidance_fits(draft: Draft) -> Iterator[str]:
 def guidance_can_be_stored(draft: Draft) -> Iterator[str]:
     """A run's configuration names no other run."""
     if getattr(draft.parts.get("guidance"), "func", None) is ClassifierGuided:
-        yield "guidance=classifier reads another run, which training does not; give it to `scorefield sample` or evaluate"
+        yield "guidance=classifier reads another run, which training does not; give it to sample, edit or evaluate"
 
 
 def densities_are_known(draft: Draft) -> Iterator[str]:
@@ -452,7 +458,8 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
         return
     steps = times.diff()
     moving = steps if not isinstance(sampler.predictor, Stay) else steps[:-1]  # a ladder ends at its last level
-    if not times.isfinite().all() or not (moving < 0).all() or (steps > 0).any():
+    rising = sampler.moves - sampler.grid.descents(sampler.steps)  # as RePaint's grid does
+    if not times.isfinite().all() or not (moving != 0).all() or int((steps > 0).sum()) != rising:
         yield f"{sampler.grid} gives times that do not decrease under {schedule}"
     elif times[0] > schedule.t_max or times[-1] < schedule.t_min:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"

@@ -67,6 +67,8 @@ def make(node: Any, **extra: Any) -> Any:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
+        if isinstance(cause, UserError):  # another run that cannot be read says so itself
+            raise cause from error
         if isinstance(cause, ValueError | MisconfigurationException):  # how constructors refuse an argument
             raise UserError(f"{node['_target_']}: {cause}") from error
         raise
