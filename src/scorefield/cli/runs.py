@@ -67,6 +67,8 @@ def make(node: Any, **extra: Any) -> Any:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
+        if isinstance(cause, UserError):  # another run that cannot be read says so itself
+            raise cause from error
         if isinstance(cause, ValueError | MisconfigurationException):  # how constructors refuse an argument
             raise UserError(f"{node['_target_']}: {cause}") from error
         raise
@@ -117,6 +119,7 @@ def build(config: Config) -> Parts:
         make(config["optim"]["lr_schedule"]),
         seed,
         conditional,
+        config["data"].get("label_dropout", 0.0),
     )
     callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node]
     callbacks += [Stopwatch(), Agreement(f"{fingerprint(config)}-seed{seed}")]

@@ -12,13 +12,18 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.constraints import Constraint
 from scorefield.data import Data
+from scorefield.dequantisation import Dequantisation
+from scorefield.editing import Edit
+from scorefield.metrics.features import FeatureExtractor
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
+from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.schedules import Schedule
 from scorefield.times import TimeLaw
-from scorefield.training.callbacks.samples import AnySampler
+from scorefield.training.callbacks.samples import AnySampler, Guidance
 from scorefield.training.ema import EMA
 
 
@@ -30,6 +35,7 @@ class DataNode(TypedDict):
     classes: int | None
     batch_size: int
     conditional: NotRequired[bool]
+    label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
 
 
@@ -54,7 +60,9 @@ class Train(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -72,13 +80,23 @@ class Train(TypedDict):
 class Evaluate(TypedDict):
     """conf/evaluate.yaml."""
 
-    run_dir: str
+    run_dir: str | None
+    images: str | None
+    reference: str | None
+    reference_n: int | None
+    standardise: bool
+    out: str | None
+    device: str
+    extractor: NotRequired[Callable[[], FeatureExtractor] | None]
     weights: Literal["ema", "raw"]
     seed: int
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
     likelihood: NotRequired[ProbabilityFlow | None]
+    dequantisation: NotRequired[Dequantisation | None]
+    callbacks: NotRequired[Mapping[str, pl.Callback]]  # in addition to the run's own
     trainer: pl.Trainer
 
 
@@ -94,7 +112,30 @@ class Sample(TypedDict):
     batch_size: int
     out: str | None
     device: str
+    images: str | None
+    examples: int | None
+    std: float
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
+    observation: NotRequired[Callable[..., LinearOperator] | None]
+    constraint: NotRequired[Callable[..., Constraint] | None]
+    posterior: NotRequired[Callable[..., ScoreModel] | None]
+
+
+class EditOf(TypedDict):
+    """conf/edit.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    images: str | None
+    examples: int | None
+    label: int | None
+    out: str | None
+    device: str
+    edit: Edit
+    sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
 
 
 class Convert(TypedDict):
@@ -109,7 +150,9 @@ class Convert(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -134,13 +177,27 @@ class RecipeOf(TypedDict):
     seed: int
 
 
+class Stats(TypedDict):
+    """conf/stats.yaml."""
+
+    data: DataNode
+    extractor: Callable[[], FeatureExtractor]
+    split: Literal["train", "validation", "test"]
+    out: str
+    features: bool
+    batch_size: int
+    device: str
+
+
 # A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
 SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "edit": EditOf,
     "convert": Convert,
     "recipe": RecipeOf,
+    "stats": Stats,
     "evaluation": Train,
     "drawing": Train,
 }

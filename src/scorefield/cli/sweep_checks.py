@@ -76,7 +76,7 @@ def refuse_foreign(record: Path, words: Sequence[str]) -> None:
     from scorefield.cli.stored import is_part_of_a_run
 
     command, *arguments = words or [""]
-    if command not in ("train", "evaluate", "sample", "convert", "recipe"):
+    if command not in ("train", "evaluate", "sample", "convert", "recipe", "stats"):
         raise BadFileError(f"{record} asks for the command {command!r}, which is none that is swept")
     asked = get_args_parser().parse_args(arguments)
     for job in jobs(command, asked.overrides, True, asked.config_dir, asked.config_path):

@@ -7,7 +7,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from scorefield.data.transforms import Transform, dequantise, quantise, to_uint8
+from scorefield.data.transforms import Transform, dequantise, from_uint8, quantise, to_uint8
 from scorefield.noise import Noise
 
 
@@ -98,6 +98,15 @@ class Data(ABC):
     def display(self, x: Tensor) -> Tensor:
         """Levels (or values in continuous data space) to pixels a person can look at, uint8 in 0..255."""
         return to_uint8(self.quantise(x).float() / (self._levels() - 1))
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels of a picture, uint8 in 0..255, to the nearest grey levels: the inverse of `display`."""
+        return from_uint8(pixels, self._levels())
+
+    def observable(self, x: Tensor) -> Tensor:
+        """Examples of a split to model space without randomness: a grey level to the middle of its interval."""
+        middle = x.to(torch.get_default_dtype()) + (0.0 if self.levels is None else 0.5)
+        return self.transform.forward(middle)
 
     def _levels(self) -> int:
         if self.levels is None:
