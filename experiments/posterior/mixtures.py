@@ -92,7 +92,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "exact score": Method(lambda p: ExactPosterior(p.prior, p.operator, p.std)),
-    "moment matching": Method(lambda p: MomentMatching(p.prior, p.operator, p.std)),
+    "moment matching": Method(lambda p: MomentMatching(p.prior, p.operator, p.std, 3)),
     "ΠGDM": Method(lambda p: PiGDM(p.prior, p.operator, p.std, p.data_std)),
     "DPS": Method(lambda p: DPS(p.prior, p.operator, p.std)),
     "DPS, normalised": Method(lambda p: NormalisedDPS(p.prior, p.operator, p.std, scale=2.0)),
@@ -269,9 +269,10 @@ INTRODUCTION = """<!-- written by `python experiments/posterior/mixtures.py` -->
 
 For an observation y = A x + std n, A of orthonormal rows, the posterior of a Gaussian mixture is a mixture in closed
 form. Each method draws {n} samples for each of {observations} observations, with the exact score of the prior, {steps}
-steps of SDE-DPM-Solver++ (2M) from σ = 20 to 0.01; means over {seeds} seeds ± standard error. The error of the mean is a
-distance, that of the covariance relative in the Frobenius norm, the trace ratio that of the sampled covariance to the
-exact one (below 1: too narrow), the error of the weights a total variation, and sliced W1 the distance to exact samples.
+steps of SDE-DPM-Solver++ (2M) from σ = 20 to 0.01; means over {seeds} seeds ± standard error. The error of the mean is
+a distance, that of the covariance relative in the Frobenius norm, the trace ratio that of the sampled covariance to the
+exact one (below 1: too narrow), the error of the weights a total variation, and sliced W1 the distance to exact
+samples.
 Two rows are no method: exact samples show what the numbers are at this n, the exact posterior score what the sampler
 adds.
 

@@ -169,6 +169,17 @@ def test_what_was_found_is_no_protocol(tmp_path):
     assert found.best(found.metrics[0]) == {0}
 
 
+def test_findings_and_what_was_evaluated_are_no_protocol_either(tmp_path):
+    """Agreement by class, the guidance, the images: two runs that differ in these are still ranked."""
+    for i, (fd, guidance) in enumerate([(2.0, "Guided(scale=1)"), (1.0, "Guided(scale=2)")]):
+        found = {"by_class": [0.9, 0.1 * i], "kid_by_class": [0.0, i], "guidance": guidance, "images": f"{i}.zip"}
+        make_run(tmp_path / str(i), fd=fd, protocol={**PROTOCOL, **found}, lr=1e-3 * (i + 1))
+    found = comparison(tmp_path)
+    (metric,) = (m for m in found.metrics if m.name == "fd")
+    assert metric.comparable
+    assert [found.groups[i].metrics["fd"].mean for i in found.best(metric)] == [1.0]
+
+
 def test_runs_without_a_result_are_named_with_the_reason(tmp_path):
     make_run(tmp_path / "good", 0, 1.0)
     make_run(tmp_path / "open")

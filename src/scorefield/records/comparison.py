@@ -15,11 +15,15 @@ from scorefield.records.runs import Run
 
 # Fields of a protocol that say what was found or what was evaluated, and not how it was measured.
 FOUND = {
+    "by_class",
     "by_level",
     "each",
     "extent",
     "floor",
+    "guidance",
+    "images",
     "kernel",
+    "kid_by_class",
     "lowest",
     "n_solver_error",
     "nfe",
