@@ -19,7 +19,9 @@ from omegaconf import OmegaConf
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from scorefield.cli import table, wandb
 from scorefield.cli.app import conf_dir
+from scorefield.cli.compose import jobs
 from scorefield.cli.main import COMMANDS
 from scorefield.cli.runs import make, resolved
 from scorefield.cli.train import execute
@@ -33,6 +35,7 @@ from tests.conftest import MIXTURE, inside
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 ADDING = (ROOT / "docs" / "adding.md").read_text()
+PARSERS = {"table": table.options, "wandb": wandb.options}
 PAGES = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
 
 
@@ -104,6 +107,14 @@ def test_every_shown_command_composes(line, request):
     assert command in COMMANDS
     if command == "resume":
         assert len(arguments) == 1
+        return
+    if command in PARSERS:
+        PARSERS[command]().parse_args(arguments)
+        return
+    if "-m" in arguments:
+        found = list(jobs(command, [a for a in arguments if a != "-m"], multirun=True))
+        assert len(found) > 1
+        assert [problem.text for job in found for problem in job.problems] == []
         return
     overrides = [argument for argument in arguments if not argument.startswith("--") and "=" in argument]
     if any(name in line for name in ("cosine", "rk4", "pseudo_huber")):

@@ -4,6 +4,7 @@ in silence."""
 import csv
 import io
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -392,6 +393,14 @@ def test_the_command_writes_each_kind_of_file(grid, tmp_path, capsys):
         assert (tmp_path / f"t{suffix}").read_text().startswith(start)
     assert "3 rows of 6 runs" in capsys.readouterr().out
     assert written(comparison(grid), [], "terminal") == markdown(tabulate(comparison(grid)))  # not on a terminal
+
+
+def test_the_python_of_the_page_runs(grid, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(grid)
+    exec(code.replace('"outputs"', '"."').replace("fd_digits", "fd"), {})
+    assert capsys.readouterr().out.splitlines()[0] == "{'sampler.predictor': 'Ancestral(eta=0)'} 0.95 2"
 
 
 def test_a_thousand_runs_are_compared_in_three_seconds_without_torch(tmp_path):
