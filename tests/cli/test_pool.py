@@ -126,6 +126,7 @@ def test_a_job_is_no_process_of_another_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_what_the_sweep_is_told_reaches_its_jobs_which_save_themselves(tmp_path, capsys, number, code):
     log = tmp_path / "a" / "logs" / "job.log"
+    before = signal.getsignal(signal.SIGINT)
 
     def tell() -> None:
         until(lambda: log.exists() and "\nready\n" in log.read_text())
@@ -139,7 +140,7 @@ def test_what_the_sweep_is_told_reaches_its_jobs_which_save_themselves(tmp_path,
     said = capsys.readouterr().out
     assert "interrupted a: told to stop, and saved" in said
     assert f"scorefield resume {tmp_path}" in said
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_twice_ends_a_job_that_does_not_listen(tmp_path):

@@ -84,6 +84,13 @@ def test_settings_with_the_same_values_by_chance_are_both_shown(tmp_path):
     assert [column.key for column in comparison(tmp_path).columns] == ["optim.optimizer.lr", "width"]
 
 
+def test_titles_are_the_shortest_ends_that_tell_settings_apart(tmp_path):
+    """And none of them is n, which is the number of seeds."""
+    for i in (1, 2):
+        make_run(tmp_path / str(i), 0, 1.0, a={"n": i, "x": i}, b={"x": -i, "y": 10 * i})
+    assert [column.title for column in comparison(tmp_path).columns] == ["a.n", "a.x", "b.x", "y"]
+
+
 def test_a_part_that_is_left_out_is_one_column(tmp_path):
     make_run(tmp_path / "a", 0, 1.0, ema={"_target_": "scorefield.training.ema.EMA", "decay": 0.9})
     make_run(tmp_path / "b", 0, 1.0, ema=None)

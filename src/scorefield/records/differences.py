@@ -139,7 +139,7 @@ def _titles(keys: Sequence[str]) -> dict[str, str]:
         parts = key.split(".")
         for n in range(1, len(parts) + 1):
             end = ".".join(parts[-n:])
-            if sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
-                break
+            if end != "n" and sum(other == end or other.endswith(f".{end}") for other in keys) == 1:
+                break  # n is the number of seeds
         titles[key] = end
     return titles
