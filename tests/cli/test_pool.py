@@ -112,6 +112,12 @@ def test_too_few_gpus_are_refused_and_all_are_shared_by_default():
     assert list(gpu_slots(3, None, {"CUDA_VISIBLE_DEVICES": "0"})) == [None, None, None]
 
 
+def test_ctrl_c_at_the_terminal_reaches_the_sweep_alone(tmp_path):
+    """It is the sweep that tells its jobs, by the signal on which they save themselves."""
+    run(tmp_path, task("a", "import os; print(os.getpgid(0) == os.getpid())"))
+    assert (tmp_path / "a" / "logs" / "job.log").read_text().endswith("True\n")
+
+
 def test_a_job_is_no_process_of_another_run(tmp_path, monkeypatch):
     for name in ("LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
@@ -202,7 +208,7 @@ def test_jobs_of_a_sweep_that_is_killed_save_themselves_and_release_their_direct
     until(lambda: log.exists() and "\nready\n" in log.read_text())
     process.kill()
     process.wait()
-    until(lambda: "saved" in log.read_text())
+    until(lambda: "\nsaved\n" in log.read_text())
     finished = run(tmp_path, task("a", "print('again')"))
     assert finished.jobs[0].state == "finished"
     assert log.read_text().endswith("again\n")
