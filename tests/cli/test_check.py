@@ -366,7 +366,10 @@ def test_every_job_of_a_sweep_is_checked_before_the_first(capsys):
 
 
 def test_a_sweep_in_one_process_cannot_start_others(capsys):
-    assert "start each job by a command of its own" in refused(capsys, "-m", "seed=1,2", "trainer=ddp_cpu")
+    arguments = ("-m", "seed=1,2", "trainer=ddp_cpu", "hydra/launcher=basic")
+    assert "each further process would repeat the whole sweep; use hydra/launcher=processes" in refused(
+        capsys, *arguments
+    )
 
 
 def test_a_run_without_a_validation_is_remarked_on_and_accepted(capsys):
