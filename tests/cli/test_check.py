@@ -303,8 +303,8 @@ CONTRADICTIONS = {
     "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
     "a schedule that the objective cannot use": ["schedule=constant"],
     "more devices than there are": ["trainer.devices=10000"],
-    "a sweep of runs with several processes": ["-m", "seed=1,2", "trainer=ddp_cpu"],
-    "a sweep over numbers of processes": ["-m", "trainer=ddp_cpu", "trainer.devices=1,2"],
+    "a sweep of runs with several processes": ["-m", "hydra/launcher=basic", "seed=1,2", "trainer=ddp_cpu"],
+    "a sweep over numbers of processes": ["-m", "hydra/launcher=basic", "trainer=ddp_cpu", "trainer.devices=1,2"],
     "a batch that cannot be shared": ["trainer=ddp_cpu", "data.batch_size=3"],
 }
 
