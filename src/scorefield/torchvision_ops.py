@@ -50,6 +50,8 @@ def _own_operators_load() -> bool:
 def declare_missing_operators() -> None:
     """Declare ``torchvision::nms`` and ``torchvision::qnms`` if torchvision's own operators do not load."""
     global _library
+    # To look for torchvision asks the finder below as well, which would declare them a second time.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _BeforeImport)]
     if _library is not None or importlib.util.find_spec("torchvision") is None or _own_operators_load():
         return
     import torch
@@ -64,7 +66,6 @@ class _BeforeImport(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
         if fullname in _NEEDING:
-            sys.meta_path.remove(self)
             declare_missing_operators()
 
 

@@ -83,6 +83,12 @@ def test_a_gpu_is_refused_only_where_there_is_none(trainer):
 
 
 MISTAKES = {
+    "settings of calls for an energy": (["experiment=toy_exact_sm", "compute=low_memory"], "is for model=network"),
+    "no block to compute again": (["experiment=toy_mixture", "compute=low_memory"], "MLP has no block that can be"),
+    "a fitted dequantisation of points": (
+        ["experiment=toy_mixture", "dequantisation=variational"],
+        "is variational, which is for images of integer grey levels",
+    ),
     "unknown key": (["stpes=3"], "stpes is not in conf/train.yaml; did you mean steps?"),
     "unknown key in a group": (["net.chanels=3"], "net.chanels is not in conf/net/unet_small.yaml; did you mean chann"),
     "key of a value": (["steps.x=3"], "steps is a value without keys"),
