@@ -40,10 +40,19 @@ SAMPLES = 500
 STEPS = 600  # the experiments themselves take 1400
 
 
-def scorefield(*arguments: str) -> None:
-    """One command of scorefield, whose output goes where ours goes."""
+def scorefield(*arguments: str) -> str:
+    """One command of scorefield, and what it printed, which is passed on as it comes."""
     print("scorefield", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "scorefield.cli.main", *arguments], check=True, env=os.environ)
+    command = [sys.executable, "-m", "scorefield.cli.main", *arguments]
+    said = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return "".join(said)
 
 
 def evaluation(run: RunDir, seed: int, arguments: Sequence[str]) -> RunDir:
@@ -52,11 +61,8 @@ def evaluation(run: RunDir, seed: int, arguments: Sequence[str]) -> RunDir:
     known: dict[str, str] = json.loads(mark.read_text()) if mark.is_file() else {}
     key = " ".join(arguments)
     if key not in known or not RunDir(Path(known[key])).result.is_file():
-        before = set((run.path / "evaluations").glob("*"))
-        scorefield("evaluate", f"run_dir={run.path}", f"seed={seed}", f"n={SAMPLES}", *arguments)
-        after = set((run.path / "evaluations").glob("*"))
-        (made,) = (after - before) or {max(after, key=lambda path: path.stat().st_mtime)}
-        known[key] = str(made)
+        said = scorefield("evaluate", f"run_dir={run.path}", f"seed={seed}", f"n={SAMPLES}", *arguments)
+        known[key] = str(Path(said[said.rindex("report: ") :].removeprefix("report: ").strip()).parent)
         write_atomically(mark, json.dumps(known, indent=2).encode())
     return RunDir(Path(known[key]))
 

@@ -83,6 +83,12 @@ def test_a_gpu_is_refused_only_where_there_is_none(trainer):
 
 
 MISTAKES = {
+    "settings of calls for an energy": (["experiment=toy_exact_sm", "compute=low_memory"], "is for model=network"),
+    "no block to compute again": (["experiment=toy_mixture", "compute=low_memory"], "MLP has no block that can be"),
+    "a fitted dequantisation of points": (
+        ["experiment=toy_mixture", "dequantisation=variational"],
+        "is variational, which is for images of integer grey levels",
+    ),
     "unknown key": (["stpes=3"], "stpes is not in conf/train.yaml; did you mean steps?"),
     "unknown key in a group": (["net.chanels=3"], "net.chanels is not in conf/net/unet_small.yaml; did you mean chann"),
     "key of a value": (["steps.x=3"], "steps is a value without keys"),
@@ -297,8 +303,8 @@ CONTRADICTIONS = {
     "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
     "a schedule that the objective cannot use": ["schedule=constant"],
     "more devices than there are": ["trainer.devices=10000"],
-    "a sweep of runs with several processes": ["-m", "seed=1,2", "trainer=ddp_cpu"],
-    "a sweep over numbers of processes": ["-m", "trainer=ddp_cpu", "trainer.devices=1,2"],
+    "a sweep of runs with several processes": ["-m", "hydra/launcher=basic", "seed=1,2", "trainer=ddp_cpu"],
+    "a sweep over numbers of processes": ["-m", "hydra/launcher=basic", "trainer=ddp_cpu", "trainer.devices=1,2"],
     "a batch that cannot be shared": ["trainer=ddp_cpu", "data.batch_size=3"],
 }
 
@@ -360,7 +366,10 @@ def test_every_job_of_a_sweep_is_checked_before_the_first(capsys):
 
 
 def test_a_sweep_in_one_process_cannot_start_others(capsys):
-    assert "start each job by a command of its own" in refused(capsys, "-m", "seed=1,2", "trainer=ddp_cpu")
+    arguments = ("-m", "seed=1,2", "trainer=ddp_cpu", "hydra/launcher=basic")
+    assert "each further process would repeat the whole sweep; use hydra/launcher=processes" in refused(
+        capsys, *arguments
+    )
 
 
 def test_a_run_without_a_validation_is_remarked_on_and_accepted(capsys):

@@ -61,6 +61,14 @@ def test_a_failed_job_leaves_its_log_and_code_and_the_others_go_on(tmp_path, cap
     assert (tmp_path / "sweep.log").read_text().count("\n") == 4
 
 
+def test_a_job_without_a_run_of_its_own_is_done_once(tmp_path):
+    """An evaluation, for instance: it counts as done where the same command has ended well, and else is done again."""
+    code = f"print('ran', file=open({str(tmp_path / 'ran')!r}, 'a'))"
+    for jobs, times in (([task("a", code)], 1), ([task("a", code)], 1), ([task("a", code + ";1")], 2)):
+        run(tmp_path, *jobs)
+        assert (tmp_path / "ran").read_text().count("ran") == times
+
+
 def test_one_that_fails_ends_the_others_where_that_is_asked_for(tmp_path):
     tasks = [task("a", SAVES_ITSELF), task("b", "import time; time.sleep(0.3); raise SystemExit(2)"), task("c", "")]
     sweep = run(tmp_path, *tasks, slots=(None, None), stop_on_failure=True)

@@ -135,6 +135,13 @@ def test_a_metric_that_does_not_say_which_way_is_better_is_not_ranked(tmp_path):
     assert found.best(found.metrics[0]) == set()
 
 
+def test_where_all_are_equal_none_is_the_best(tmp_path):
+    for i in range(2):
+        make_run(tmp_path / str(i), 0, 1.0, lr=float(i))
+    found = comparison(tmp_path)
+    assert found.best(found.metrics[0]) == set()
+
+
 def test_different_protocols_are_never_ranked_together(grid):
     """One run with fewer samples has the smallest distance; nothing is marked, and the table says why."""
     make_run(grid / "few", 0, 0.1, {**PROTOCOL, "n": 50}, sampler={**HEUN, "steps": 3})

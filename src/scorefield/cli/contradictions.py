@@ -22,6 +22,7 @@ from scorefield.kernels import Mala, Stay
 from scorefield.models import (
     Classifier,
     ClassifierGuided,
+    Compute,
     DensityModel,
     EnergyModel,
     Guided,
@@ -478,6 +479,14 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
             )
 
 
+def compute_is_heard(draft: Draft) -> Iterator[str]:
+    """Only networks whose output is the prediction have settings for their calls."""
+    asked = draft.parts.get("compute")
+    if isinstance(asked, Compute) and asked != Compute() and not isinstance(draft.parts["model"], NetworkModel):
+        kind = type(draft.parts["model"]).__name__
+        yield f"compute={asked} is for model=network; {kind} does not read it, choose compute=plain"
+
+
 def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
     """Only integer levels of images are dequantised by a flow."""
     data = draft.parts["data"]["dataset"]
@@ -578,6 +587,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         densities_are_known,
         likelihood_has_a_density,
         dequantisation_fits_data,
+        compute_is_heard,
         quality_knows_the_images,
         evaluations_take_place,
     ),

@@ -17,7 +17,7 @@ from scorefield.data import Data
 from scorefield.dequantisation import Dequantisation
 from scorefield.editing import Edit
 from scorefield.metrics.features import FeatureExtractor
-from scorefield.models import Parametrization, ScoreModel
+from scorefield.models import Compute, Parametrization, ScoreModel
 from scorefield.objectives import Objective
 from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
@@ -55,6 +55,7 @@ class Train(TypedDict):
     net: nn.Module
     parametrization: Parametrization
     model: ScoreModel
+    compute: NotRequired[Compute]  # runs of earlier versions have none
     times: TimeLaw
     objective: Objective
     optim: OptimNode

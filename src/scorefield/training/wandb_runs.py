@@ -87,7 +87,7 @@ def write_report(
         raise UserError(f"the group {group!r} holds quotes, which a report's filter cannot; rename the sweep's folder")
     owner: dict[str, Any] = {} if entity is None else {"entity": entity}
     runs = reports.Runset(project=project, name=group, filters=f"Group == '{group}'", **owner)
-    panels = [
+    panels: list[Any] = [
         *(reports.LinePlot(title=name, x="images", y=[name]) for name in curves),
         *(reports.BarPlot(title=name, metrics=[reports.SummaryMetric(name)]) for name in finals),
         reports.MediaBrowser(title="the same noise", media_keys=["samples"]),
