@@ -14,7 +14,7 @@ from scorefield.ode import DormandPrince
 from scorefield.operators import Averaging, Dense, Fourier, Grey, Inpainting
 from scorefield.samplers import FlowSampler, Path, Sampler
 from scorefield.schedules import EDM, VE, VP
-from tests.test_samplers import Counted
+from tests.test_samplers import Counted, Noted
 
 SHAPE = (3, 4, 4)
 OPERATORS = [
@@ -154,6 +154,11 @@ def test_resampling_walks_down_and_up():
         moves = sampler.grid(VP(), steps).diff()
         assert int((moves < 0).sum()) == sampler.grid.descents(steps)
         assert len(moves) == sampler.moves
+    # A predictor forgets its past on the way up: this one counts its steps in its memory.
+    notes = []
+    counted = Sampler(Resampled(Given((0.9, 0.7, 0.5)), 2, 2), 2, Noted("predict", notes))
+    counted(images(VP(t_min=1e-3)), torch.randn(2, *SHAPE))
+    assert [note[1:] for note in notes] == [(0.9, 0.7, 0), (0.7, 0.5, 1)] * 2
     with pytest.raises(ValueError, match=r"jump=0"):
         Resampled(LogRatio(), 0)
     with pytest.raises(ValueError, match=r"jump=9 is more than the 4 steps"):

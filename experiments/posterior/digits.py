@@ -6,7 +6,7 @@
     python experiments/posterior/digits.py               writes digits.md and its pictures beside itself
 
 Two classifiers judge, and neither has been used in training the models or in guiding them: the one whose features give
-fd_digits sees whole digits, and a support vector machine on the upper halves says where these determine the class.
+fd_digits sees whole digits, and a logistic regression on the upper halves says where these determine the class.
 """
 
 import argparse
@@ -19,8 +19,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.svm import SVC
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from scorefield import load_run
@@ -87,7 +86,7 @@ def determined(images: int) -> tuple[Tensor, Tensor, float]:
     train, test = DATA.train(), DATA.test()
     assert train.labels is not None
     assert test.labels is not None
-    upper = CalibratedClassifierCV(SVC(C=10.0, gamma="scale"), ensemble=False)
+    upper = LogisticRegression(max_iter=3000)
     upper.fit(train.x[:, 0, :4].flatten(1).numpy() / 16, train.labels.numpy())
     chances = torch.from_numpy(upper.predict_proba(test.x[:, 0, :4].flatten(1).numpy() / 16))
     sure = (chances.max(1).values >= SURE).nonzero()[:, 0]
@@ -201,8 +200,8 @@ unconditional model's.
 
 ## Filling in the lower half
 
-The first {images} test images whose upper half determines the class: a support vector machine on the upper halves of
-the training split is at least {sure:.0f} % sure of it (over all such test images {right:.1f} % rightly). {each}
+The first {images} test images whose upper half determines the class: a logistic regression on the upper halves of the
+training split is at least {sure:.0f} % sure of it (over all such test images {right:.1f} % rightly). {each}
 samples of each: agreement with the label of the original ± standard error over images; images whose majority agrees;
 mean deviation of the samples in the hidden pixels, in grey levels of 0..16; and the largest deviation from the observed
 part in model space.
@@ -227,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("outputs"), help="folder of the three runs")
     parser.add_argument("--samples", type=int, default=1000, help="samples of each guidance (default: 1000)")
-    parser.add_argument("--images", type=int, default=60, help="pictures filled in (default: 60)")
-    parser.add_argument("--each", type=int, default=8, help="samples of each of them (default: 8)")
+    parser.add_argument("--images", type=int, default=40, help="pictures filled in (default: 40)")
+    parser.add_argument("--each", type=int, default=4, help="samples of each of them (default: 4)")
     parser.add_argument("--output", type=Path, default=HERE, help="folder of digits.md and the pictures")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)

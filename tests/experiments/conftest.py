@@ -10,8 +10,8 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.fixture(autouse=True)
 def beside(monkeypatch):
-    for name in ("calibration", "digits"):
+    for name in ("calibration", "digits", "posterior"):
         monkeypatch.syspath_prepend(EXPERIMENTS / name)
     yield
-    for name in ("calibrate", "peers", "compare"):
+    for name in ("calibrate", "peers", "compare", "mixtures"):
         sys.modules.pop(name, None)

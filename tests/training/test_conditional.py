@@ -65,6 +65,8 @@ def test_labels_are_left_out_of_training_and_of_nothing_else(tmp_path):
     assert abs(float(kept.double().mean()) - 0.5) < 4 * (0.25 / 64) ** 0.5
     assert torch.equal(first[kept], batch["label"][kept])
     assert not torch.equal(first, second)
+    module.loss(module.model, batch, StreamNoise(0, "objective", 0))  # the step's own stream decides, and it alone
+    assert torch.equal(seen[2], first)
     assert torch.equal(module.conditions(batch)["label"], batch["label"])
 
 
