@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 
-from scorefield.prediction import Data, Karras, Noise, Prediction, ScaledScore, Score, Target, Velocity
+from scorefield.prediction import Data, Karras, Noise, PosteriorMean, Prediction, ScaledScore, Score, Target, Velocity
 from scorefield.schedules import EDM, VP, Constant
 from tests.conftest import inside
 
-TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7)]
+TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7), PosteriorMean(0.05)]
 
 
 def sample(schedule, shape=(3, 4, 4), n=9):

@@ -74,6 +74,7 @@ class Evaluate(TypedDict):
     run_dir: str
     weights: Literal["ema", "raw"]
     seed: int
+    only: list[str] | None
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
