@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from paper_table.tables import Plan, Row
@@ -144,22 +145,31 @@ class Done:
 
 
 def run(chains: Sequence[Sequence[Job]], side_by_side: int) -> Iterator[Done]:
-    """Run chains of jobs, so many chains at a time; jobs of a chain follow one another, and end with one that fails."""
+    """Run chains of jobs, so many at a time, and tell of each job when it is done; a failure ends its chain only."""
     context = multiprocessing.get_context("forkserver")
     # Loaded once, and not by each of some hundred commands: they take seconds, the commands a few more.
     context.set_forkserver_preload(["paper_table.jobs", "scorefield.cli.train", "scorefield.cli.evaluate"])
 
-    def follow(chain: Sequence[Job]) -> list[Done]:
-        told = []
-        for job in chain:
-            told.append(_run(job, context.Process))
-            if told[-1].error:
-                break
-        return told
+    told = SimpleQueue[Done]()
+
+    def follow(chain: Sequence[Job]) -> None:
+        for position, job in enumerate(chain):
+            try:
+                done = _run(job, context.Process)
+            except Exception as error:  # whatever it is, the others go on, and whoever waits is told
+                done = Done(job, None, f"{type(error).__name__}: {error}")
+            told.put(done)
+            if done.error:
+                for other in chain[position + 1 :]:
+                    told.put(Done(other, None, f"not run, since {job.line} failed"))
+                return
 
     with ThreadPoolExecutor(side_by_side) as pool:
-        for future in as_completed([pool.submit(follow, chain) for chain in chains]):
-            yield from future.result()
+        running = [pool.submit(follow, chain) for chain in chains]
+        for _ in range(sum(len(chain) for chain in chains)):
+            yield told.get()
+        for each in running:
+            each.result()
 
 
 def _run(job: Job, process: Callable[..., Any]) -> Done:

@@ -51,7 +51,7 @@ def page(
 def _sources(table: Table, records: dict[str, Records]) -> str:
     source = table.source
     ran = [scale for scale in SCALES if records[scale]]
-    told = f"obtained at scale={' and scale='.join(ran)}" if ran else "nothing has been run"
+    told = f"at scale={' and scale='.join(ran)}" if ran else "nothing has been run"
     lines = [
         f"Published: {source['authors']} {source['year']}, *{source['paper']}*, arXiv:{source['arxiv']}, "
         f"{source['table']}. {_sentence(source['protocol'])}",
@@ -79,7 +79,7 @@ def _numbers(table: Table, records: dict[str, Records]) -> str:
     lines = [head, ["---"] * len(head)]
     group = None
     for row in table.rows:
-        if row.group != group:
+        if row.group is not None and row.group != group:
             group = row.group
             lines.append([f"**{group}**", *[""] * (len(head) - 1)])
         lines.append([_name(row), *_cells(table, row, records, ran)])
@@ -150,8 +150,8 @@ def _statements(verdicts: Sequence[Verdict]) -> str:
     lines = [
         "## Statements",
         "",
-        "Written down before the runs (`table.yaml`). Met if the mean improvement over the seeds, compared seed by seed, is "
-        "above its standard error; everything else is not met.",
+        "Written down before the runs (`table.yaml`). Met if the mean improvement over the seeds, compared seed by",
+        "seed, is above its standard error; everything else is not met.",
         "",
         "| statement | source | kind | verdict at scale=small | improvement | seeds in which it holds | numbers |",
         "|---|---|---|---|---|---|---|",
@@ -161,9 +161,8 @@ def _statements(verdicts: Sequence[Verdict]) -> str:
         margin += "" if verdict.error is None else f" ± {verdict.error:.2g}"
         seeds = f"{verdict.holds} of {verdict.n}" if verdict.n else ""
         said = verdict.statement
-        lines.append(
-            f"| {said.says} | {said.because} | {said.kind} | **{verdict.word}** | {margin} | {seeds} | {verdict.detail} |"
-        )
+        cells = [said.says, said.because, said.kind, f"**{verdict.word}**", margin, seeds, verdict.detail]
+        lines.append("| " + " | ".join(cells) + " |")
     met = sum(verdict.met is True for verdict in verdicts)
     return "\n".join([*lines, "", f"{met} of {len(verdicts)} met."])
 
@@ -214,7 +213,7 @@ def _runs(table: Table, records: dict[str, Records]) -> str:
 
 
 def draw(table: Table, records: Records) -> Path | None:
-    """Published beside obtained for the first column that has both sides, row by row; None where nothing was obtained."""
+    """Published beside obtained, row by row, for the first two columns; None where nothing was obtained."""
     made = [name for name in table.columns if any(spread(records, key, name) for key in table.own)]
     if not made:
         return None

@@ -2,8 +2,8 @@
 
 Rows are compared seed by seed: runs of one seed share their data order and their noise. With d the improvement of the
 better row over the other in each of n seeds, a statement is met if the mean of d is above its standard error
-std(d) / sqrt(n), n >= 2; for a bound, if the mean is on its right side by as much. There are two verdicts and no third: what
-is not met is reported as not met.
+std(d) / sqrt(n), n >= 2; for a bound, if the mean is on its right side by as much. There is no third
+verdict.
 """
 
 import math
