@@ -13,11 +13,11 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     0: ["tensors", "noise", "errors", "recipe", "torchvision_ops"],
     1: ["archives", "schedules", "divergence", "ode", "nets", "data"],
-    2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques"],
+    2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques", "operators"],
     3: ["models"],
     4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
-    5: ["samplers", "objectives"],
-    6: ["training", "records"],
+    5: ["samplers", "objectives", "dequantisation"],
+    6: ["training", "records", "editing"],
     7: ["cli"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

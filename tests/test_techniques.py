@@ -46,6 +46,12 @@ def test_overlap_is_the_probability_it_stands_for():
     assert overlap(ratio, dims) == pytest.approx(inside.mean(), abs=0.02)
 
 
+@pytest.mark.parametrize("dims", [1, 3072])
+def test_equal_levels_overlap_by_three_deviations(dims):
+    """At a ratio of one both shells are the same: what is within 3 of its deviations, erf(3 / sqrt 2)."""
+    assert overlap(1.0, dims) == pytest.approx(math.erf(3 / math.sqrt(2)), abs=1e-12)
+
+
 @pytest.mark.parametrize("corrections", [1, 5])
 def test_the_excess_is_that_of_the_chain(corrections):
     """Of the recursion v <- (1 - eta)^2 v + 2 eta from gamma^2, data at one point."""

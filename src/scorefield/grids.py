@@ -1,6 +1,6 @@
 """Grids of sampling times: from noise to data, decreasing, ``steps`` steps and so ``steps`` + 1 times.
 
-A grid takes its end points from the schedule unless it is given its own.
+A grid takes its end points from the schedule unless it is given its own. `Resampled` alone goes back up in between.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +19,10 @@ class Grid(ABC):
     @abstractmethod
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
         """Decreasing times, (steps + 1,), float64; only a ladder repeats its last."""
+
+    def descents(self, steps: int) -> int:
+        """How many steps lead towards the data; the others add noise, and ask no network."""
+        return steps
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,41 @@ class Given(Grid):
         if len(self.times) != steps + 1:
             raise ValueError(f"times has {len(self.times)} entries, but {steps} steps need {steps + 1}")
         return torch.tensor(list(self.times), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Resampled(Grid):
+    """Another grid, of which every ``jump`` steps are walked ``repeats`` times: down, back up by noise, down again.
+
+    RePaint's schedule (Lugmayr et al. 2022, section 4.2): the part of a sample that a constraint does not hold gets to
+    agree with the part it holds. The way up is one transition of the forward process, in law the same as many.
+
+    Args:
+        grid: the other grid.
+        jump: steps that are repeated together, >= 1.
+        repeats: how often they are walked, >= 1; 1 is the grid itself.
+    """
+
+    grid: Grid
+    jump: int = 10
+    repeats: int = 10
+
+    def __post_init__(self) -> None:
+        if self.jump < 1 or self.repeats < 1:
+            raise ValueError(f"jump={self.jump} and repeats={self.repeats} must be at least 1")
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        if self.jump > steps:
+            raise ValueError(f"jump={self.jump} is more than the {steps} steps that there are")
+        order = [0]
+        for i in range(1, steps + 1):
+            order.append(i)
+            if i >= self.jump and (steps - i) % self.jump == 0:
+                order += [*range(i - self.jump, i + 1)] * (self.repeats - 1)
+        return self.grid(schedule, steps)[order]
+
+    def descents(self, steps: int) -> int:
+        return steps + (self.repeats - 1) * self.jump * (steps // self.jump)
 
 
 def _ends(schedule: Schedule, t_min: float | None, t_max: float | None) -> tuple[Tensor, Tensor]:

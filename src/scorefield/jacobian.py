@@ -4,6 +4,8 @@ A score model with free output is any field; the score of a density is a gradien
 integral around a loop is zero (Salimans & Ho 2021, section 2).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def jacobian(function: Field, x: Tensor, chunk: int | None = None) -> Tensor:
     d = event_size(x)
     _, rows = pull_backs(function, x, basis(x, chunk))
     return rows.flatten(2).transpose(0, 1).reshape(len(x), d, d)
+
+
+def gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of a function and its gradients, (B,) and (B, *event): one forward pass, one backward pass.
+
+    Works under `torch.no_grad` and `torch.inference_mode`; with gradients enabled both can be differentiated.
+
+    Args:
+        function: acts on each sample by itself, (B, *event) -> (B,).
+        x: (B, *event).
+    """
+    value, rows = pull_backs(function, x, [x.new_ones(1, len(x))])
+    return value, rows[0]
 
 
 def asymmetry(function: Field, x: Tensor, chunk: int | None = None) -> Tensor:

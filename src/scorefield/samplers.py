@@ -1,7 +1,8 @@
 """Samplers: a grid of times, a predictor between them, a corrector on each.
 
 `Sampler` is the predictor-corrector of Song et al. 2021 (section 4.2); predictor-only and corrector-only sampling are
-its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid.
+its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid. Both may
+be held to an observation by a constraint.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from scorefield.constraints import Constraint
 from scorefield.errors import NumericalError
 from scorefield.grids import Grid
 from scorefield.kernels.base import Kernel, Stay
@@ -18,6 +20,8 @@ from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import GlobalNoise, Noise
 from scorefield.ode import Solver
 from scorefield.probability_flow import ProbabilityFlow
+from scorefield.schedules import Schedule
+from scorefield.tensors import per_sample
 
 Trace = Callable[[int, float, Tensor], None]  # step number (0 is the start), time, state
 
@@ -82,15 +86,17 @@ class Samples:
 class Sampler:
     """Corrects at each time of the grid, then predicts the next one (Song et al. 2021, algorithm 1).
 
-    At each grid time the corrector runs before the predictor leaves it, the order of the authors' code.
+    At each grid time the corrector runs before the predictor leaves it, the order of the authors' code. Where the grid
+    goes back up, noise is added by the forward process and the predictor starts anew.
 
     Args:
         grid: where the times lie.
-        steps: number of predictor steps, >= 1.
+        steps: number of the grid's steps, >= 1.
         predictor: moves x from one time to the next.
         corrector: moves x at one time, towards that time's marginal; None for none.
         corrections: corrector steps at each time.
         denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
+        constraint: holds the observed part of x after every move, at the start and at the end; None for none.
     """
 
     grid: Grid
@@ -99,6 +105,7 @@ class Sampler:
     corrector: Kernel | None = None
     corrections: int = 1
     denoise_last: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -110,7 +117,7 @@ class Sampler:
     def nfe(self) -> int:
         """Network evaluations of one run."""
         corrector = 0 if self.corrector is None else self.corrections * self.corrector.calls
-        return self.steps * (self.predictor.calls + corrector) + self.denoise_last
+        return self.grid.descents(self.steps) * (self.predictor.calls + corrector) + self.denoise_last
 
     @torch.no_grad()
     def __call__(
@@ -125,26 +132,35 @@ class Sampler:
 
         Raises:
             NonFiniteSamplesError: if a sample is not finite at the end.
+            ValueError: if there is a constraint and no observation in ``cond``.
         """
         noise = GlobalNoise() if noise is None else noise
+        held = _Held(self.constraint, model.schedule, cond, noise)
         grid = self.grid(model.schedule, self.steps)
         times = grid.to(x.device)[:, None].expand(-1, len(x))
         moved = self.predictor.init(x, grid)
         corrected = None if self.corrector is None else self.corrector.init(x, grid)
+        x = held(x, times[0])
         if trace is not None:
             trace(0, float(grid[0]), x)
-        for i in range(self.steps):
+        for i in range(len(grid) - 1):
             t, s = times[i], times[i + 1]
-            if self.corrector is not None and corrected is not None:
-                for _ in range(self.corrections):
-                    x, corrected = self.corrector.step(model, x, t, t, corrected, noise, cond)
-            x, moved = self.predictor.step(model, x, t, s, moved, noise, cond)
+            if grid[i + 1] > grid[i]:
+                x, moved = _raised(model.schedule, x, t, s, noise), self.predictor.init(x, grid)
+            else:
+                if self.corrector is not None and corrected is not None:
+                    for _ in range(self.corrections):
+                        x, corrected = self.corrector.step(model, x, t, t, corrected, noise, cond)
+                        x = held(x, t)
+                x, moved = self.predictor.step(model, x, t, s, moved, noise, cond)
+                x = held(x, s)
             if trace is not None:
                 trace(i + 1, float(grid[i + 1]), x)
         if self.denoise_last:
             x = model(x, times[-1], cond).data
-            if trace is not None:
-                trace(self.steps + 1, 0.0, x)
+        x = held.at_the_end(x)
+        if trace is not None and (self.denoise_last or self.constraint is not None):
+            trace(len(grid), 0.0, x)
         return Samples(_finite(x, self), self.nfe)
 
 
@@ -158,16 +174,23 @@ class FlowSampler:
         denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
         stops: parts of the way, in equal steps of ln(sigma / alpha), after each of which the state is traced. The
             solver starts anew at each, which costs it a few evaluations.
+        constraint: holds the observed part of x at the stops; wants many of them. None for none.
     """
 
     solver: Solver
     t_min: float | None = None
     denoise_last: bool = False
     stops: int = 1
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.stops < 1:
             raise ValueError(f"stops={self.stops} must be at least 1: the end of the flow is one")
+        if self.constraint is not None and self.stops < 2:
+            raise ValueError(
+                f"stops={self.stops} holds the constraint at the end only, where the rest can no longer agree with it; "
+                "give many, such as 50"
+            )
 
     @torch.no_grad()
     def __call__(
@@ -185,6 +208,8 @@ class FlowSampler:
         """
         flow = ProbabilityFlow(self.solver, t_min=self.t_min)
         start, end = model.schedule.t_max, flow.start(model)
+        held = _Held(self.constraint, model.schedule, cond, GlobalNoise() if noise is None else noise)
+        x = held(x, _times(start, x))
         if trace is not None:
             trace(0, start, x)
         times = [start, end] if self.stops == 1 else model.schedule.geometric_times(start, end, self.stops + 1).tolist()
@@ -192,14 +217,43 @@ class FlowSampler:
         for i, (t, s) in enumerate(pairwise(times)):
             x, calls = flow.transport(model, x, t, s, cond)
             nfe += float(calls.double().mean())
+            x = held(x, _times(s, x))
             if trace is not None:
                 trace(i + 1, s, x)
         if self.denoise_last:
-            x = model(x, torch.full((len(x),), end, dtype=torch.float64, device=x.device), cond).data
+            x = model(x, _times(end, x), cond).data
             nfe += 1
-            if trace is not None:
-                trace(self.stops + 1, 0.0, x)
+        x = held.at_the_end(x)
+        if trace is not None and (self.denoise_last or self.constraint is not None):
+            trace(self.stops + 1, 0.0, x)
         return Samples(_finite(x, self), nfe)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A constraint along one run, or none."""
+
+    constraint: Constraint | None
+    schedule: Schedule
+    cond: Cond | None
+    noise: Noise
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return x if self.constraint is None else self.constraint.hold(self.schedule, x, t, self.cond, self.noise)
+
+    def at_the_end(self, x: Tensor) -> Tensor:
+        return x if self.constraint is None else self.constraint.finish(x, self.cond)
+
+
+def _raised(schedule: Schedule, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    """x after the forward transition from times t (B,) up to s (B,)."""
+    gain, variance = schedule.transition(t, s)
+    return per_sample(gain.to(x), x) * x + per_sample(variance.sqrt().to(x), x) * noise.normal_like(x)
+
+
+def _times(t: float, x: Tensor) -> Tensor:
+    """One time for each sample, (B,)."""
+    return torch.full((len(x),), t, dtype=torch.float64, device=x.device)
 
 
 def _finite(x: Tensor, sampler: object) -> Tensor:

@@ -6,25 +6,34 @@ data sets, transforms and torch-fidelity's networks need no compiled operator. D
 torchvision decorates at import time is enough. Nothing is declared where torchvision's own operators load.
 
 Anything that imports torchvision, torchmetrics, torch_fidelity or pytorch_lightning must call
-`declare_missing_operators` first; the packages of scorefield that do so call it in their ``__init__``.
+`declare_missing_operators` first; packages of scorefield that do so call it in their ``__init__``. The commands call
+`declare_before_import`: some of them answer without any of these, and without torch, whose import takes seconds.
 """
 
 import importlib.machinery
 import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _SCHEMAS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 
-_library: torch.library.Library | None = None  # schemas live as long as the object that declared them
+_NEEDING = ("torchvision", "torchmetrics", "torch_fidelity", "pytorch_lightning")
+
+_library: "torch.library.Library | None" = None  # schemas live as long as the object that declared them
 
 
 def _own_operators_load() -> bool:
     """Whether torchvision's compiled library is found and accepted by this build of torch."""
+    import torch
+
     spec = importlib.util.find_spec("torchvision")
     folders = (spec.submodule_search_locations or []) if spec else []
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
@@ -43,6 +52,23 @@ def declare_missing_operators() -> None:
     global _library
     if _library is not None or importlib.util.find_spec("torchvision") is None or _own_operators_load():
         return
+    import torch
+
     _library = torch.library.Library("torchvision", "DEF")
     for name, schema in _SCHEMAS.items():
         _library.define(name + schema)
+
+
+class _BeforeImport(MetaPathFinder):
+    """Finds nothing; is asked before anything is imported, and declares the operators in time."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname in _NEEDING:
+            sys.meta_path.remove(self)
+            declare_missing_operators()
+
+
+def declare_before_import() -> None:
+    """Call `declare_missing_operators` when the first of the packages that need it is imported, and not before."""
+    if not any(isinstance(finder, _BeforeImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeImport())

@@ -60,6 +60,10 @@ class VariationalBound:
     @torch.no_grad()
     def __call__(self, model: ScoreModel, x: Tensor, cond: Cond | None = None, noise: Noise | None = None) -> Bound:
         """The bound at each x (B, *event) of the clean data, in model space."""
+        return self.estimate(model, x, cond, noise)
+
+    def estimate(self, model: ScoreModel, x: Tensor, cond: Cond | None = None, noise: Noise | None = None) -> Bound:
+        """The same, with the graph of its gradient in x where gradients are enabled."""
         noise, schedule = GlobalNoise() if noise is None else noise, model.schedule
         length = schedule.t_max - schedule.t_min
         low = torch.full((len(x),), schedule.t_min, dtype=torch.float64, device=x.device)

@@ -59,7 +59,7 @@ def test_every_option_composes_and_builds(tmp_path, group, option):
     if group == "trainer" and option in NEEDS_GPU and not torch.cuda.is_available():
         assert config["trainer"]["accelerator"] == "gpu"
         return
-    nodes = leaves(config[group])
+    nodes = leaves(config[group] if group in config else config["callbacks"][group])
     assert nodes or option == "none"
     with torch.device("meta" if group == "net" else "cpu"):  # the published networks have up to 296 million weights
         for node in nodes:

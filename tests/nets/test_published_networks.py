@@ -60,6 +60,13 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ncsnv2": lambda: NCSNv2(2, 4),
     "ncsnv2_deepest": lambda: NCSNv2(2, 4, (1, 2, 2, 2, 4, 4), (1, 1, 1, 1, 2, 4), nn.SiLU()),
 }
+CONDITIONAL: dict[str, Callable[[], nn.Module]] = {
+    "ddpm": lambda: DDPM(2, 8, (1, 2), 1, Positional(8), Box(), groups=4, classes=3, **unfused),
+    "ncsn": lambda: NCSN(2, 4, 5, classes=3),
+    "ncsnv2": lambda: NCSNv2(2, 4, classes=3),
+    "ncsnpp": NETWORKS["ncsnpp_skips"],
+    "adm": NETWORKS["adm"],
+}
 SMOOTH = [name for name in NETWORKS if name not in ("ncsnv2", "ncsnv2_deepest", "ncsnpp_cat")]
 
 
@@ -153,6 +160,34 @@ def test_a_recipe_makes_the_network_again(case):
     again = build(recipe(net))
     again.load_state_dict(net.state_dict())
     assert torch.equal(again(x, label), net(x, label))
+
+
+@pytest.mark.parametrize("name", CONDITIONAL)
+def test_every_network_can_be_told_a_class(name):
+    """Each sample answers to its own class and to no other; no label is label -1, and unknown ones are refused."""
+    net, x, label = awake(CONDITIONAL[name]()), torch.randn(4, 2, 8, 8), torch.tensor([0, 3, 1, 4])
+    label = label if name == "ncsn" else label.double() / 3
+    classes = torch.tensor([-1, 0, 1, 2])
+    out, moved = net(x, label, classes), net(x, label, (classes + 2) % 4 - 1)
+    assert ((moved - out).flatten(1).abs().amax(1) > 1e-9).all()
+    alone = torch.cat([net(x[i : i + 1], label[i : i + 1], classes[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(out, alone, rtol=1e-9, atol=1e-11)
+    assert torch.equal(net(x, label), net(x, label, torch.full((4,), -1)))
+    for unknown in (3, -2):
+        with pytest.raises(ValueError, match="class_labels"):
+            net(x, label, torch.full((4,), unknown))
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ncsn", "ncsnv2"])
+def test_a_network_without_classes_refuses_them(name):
+    with pytest.raises(ValueError, match="without classes"):
+        NETWORKS[name]()(torch.randn(2, 2, 8, 8), torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long))
+
+
+def test_a_noise_level_that_is_none_is_refused():
+    """With classes it would be another class's level."""
+    with pytest.raises(ValueError, match=r"0 \.\.\. 4"):
+        CONDITIONAL["ncsn"]()(torch.randn(1, 2, 8, 8), torch.tensor([5]), torch.tensor([0]))
 
 
 @pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "ncsnpp_skips", "adm"])

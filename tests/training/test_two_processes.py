@@ -98,6 +98,7 @@ def trained(tmp_path_factory):
     overrides = [f"++{o}" if "." in o.split("=")[0] else o for o in DIGITS]
     wanted = ["callbacks.quality.n_final=41", "callbacks.likelihood.n_final=7", "callbacks.samples.every=1"]
     wanted += ["++callbacks.likelihood.n=1", "++callbacks.loss_by_noise.every=1"]  # one example, and so none for one
+    wanted += ["bound=variational", "++callbacks.bound.bound.draws=2", "++callbacks.bound.n_final=7"]
     launch("scorefield.cli.main", "train", *overrides, *wanted, "trainer=ddp_cpu", f"run_dir={path}")
     return path
 
@@ -121,6 +122,10 @@ def alone(trained, tmp_path) -> dict:
             tmp_path,
             "callbacks.quality.n_final=41",
             "callbacks.likelihood.n_final=7",
+            "bound=variational",
+            "callbacks.bound.bound.draws=2",
+            "callbacks.bound.n_final=7",
+            "callbacks.bound.batch_size=2",
             "callbacks.samples.every=1",
             "callbacks.quality.batch_size=10",
         )

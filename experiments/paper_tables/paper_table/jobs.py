@@ -101,7 +101,7 @@ def jobs(row: Row, scale: str, seed: int, plan: Plan, outputs: Path = OUTPUTS) -
     run_dir = outputs / scale / f"{plan.run(model, scale)}-seed{seed}"
     made = [Job("train", trained, seed, run_dir)]
     if scale in row.evaluate:
-        overrides = (*row.evaluate[scale], *plan.scales[scale]["evaluate"])
+        overrides = (*plan.scales[scale]["evaluate"], *row.evaluate[scale])
         made.append(Job("evaluate", overrides, seed, run_dir, trained))
     return made
 

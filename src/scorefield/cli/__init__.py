@@ -1,3 +1,3 @@
-from scorefield.torchvision_ops import declare_missing_operators
+from scorefield.torchvision_ops import declare_before_import
 
-declare_missing_operators()
+declare_before_import()

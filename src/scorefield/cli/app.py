@@ -1,5 +1,6 @@
 """What every command has in common: its configuration is checked as a whole before anything is built."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -11,23 +12,50 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from scorefield.cli.compose import Composed, Problem, conf_dir, jobs
-from scorefield.cli.exits import answered
+from scorefield.cli.exits import answered, end_with_the_sweep
+from scorefield.cli.launcher import quoted
+from scorefield.cli.sweep import RECORD, conclude, sweep_name
 from scorefield.errors import Exit, UserError
 
 
-def run_app(config_name: str, action: Callable[[DictConfig], None]) -> None:
+def run_app(config_name: str, action: Callable[[DictConfig], Any]) -> None:
     """Compose ``config_name`` with the command line's overrides and act on it.
 
     Mistakes in the configuration are named all at once and end the process with code 2, before any job is built. What
     else a person can mend ends it with a message and a code of `scorefield.errors.Exit`.
     """
 
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
         with answered():
-            action(config)
+            return action(config)
 
-    refuse_mistakes(config_name, sys.argv[1:])
-    hydra.main(version_base="1.3", config_path=conf_dir(), config_name=config_name)(guarded)()
+    end_with_the_sweep()
+    found = refuse_mistakes(config_name, sys.argv[1:])
+    start = hydra.main(version_base="1.3", config_path=conf_dir(), config_name=config_name)(guarded)
+    asked = get_args_parser().parse_args(sys.argv[1:])
+    if asks_to_be_shown(sys.argv[1:]) or not is_sweep(asked):
+        start()
+        return
+    directory = _sweep_dir(config_name, asked.overrides, found)
+    sys.argv.append(f"hydra.sweep.dir={quoted(str(directory))}")
+    start()
+    if (directory / RECORD).exists():  # of our own launcher's
+        sys.exit(conclude(directory))
+
+
+def _sweep_dir(config_name: str, overrides: Sequence[str], jobs: Sequence[Composed]) -> Path:
+    """Where a sweep's directory is: the one that was asked for, or one that the same command finds again."""
+    given = [o.partition("=")[2] for o in overrides if o.startswith("hydra.sweep.dir=")]
+    if given:
+        return Path(given[-1].strip("'\""))
+    values = (jobs[0].values or {}) if jobs else {}
+    outputs = Path(str(values.get("outputs", "outputs")))
+    return outputs / "sweeps" / sweep_name(config_name, values.get("name"), overrides)
+
+
+def is_sweep(asked: Namespace) -> bool:
+    """Whether a command line asks for a sweep."""
+    return bool(asked.multirun) or "hydra.mode=MULTIRUN" in asked.overrides
 
 
 def asks_to_be_shown(arguments: Sequence[str]) -> bool:
@@ -36,39 +64,50 @@ def asks_to_be_shown(arguments: Sequence[str]) -> bool:
     return bool(asked.help or asked.hydra_help or asked.info or asked.cfg or asked.shell_completion)
 
 
-def refuse_mistakes(config_name: str, arguments: Sequence[str], thorough: bool = True) -> None:
+def refuse_mistakes(config_name: str, arguments: Sequence[str], thorough: bool = True) -> list[Composed]:
     """End the process with code 2 if a command line asks for something wrong; what is wrong is on stderr.
 
     Args:
         config_name: name of the command's configuration.
         arguments: the command line after the command's name.
         thorough: also load the classes that the configuration names; without, only reads and composes.
+
+    Returns:
+        The jobs that the command line asks for; none where it asks to be shown something.
     """
     asked = get_args_parser().parse_args(list(arguments))
     if asks_to_be_shown(arguments):
-        return
-    said = list[str]()
+        return []
+    said, found = list[str](), list[Composed]()
     try:
-        _find(asked, asked.config_name or config_name, thorough, said)
+        found = _find(asked, asked.config_name or config_name, thorough, said)
     except Exception as error:  # what has been asked for is so odd that not even the check foresaw it
         said.append("")
         print(f"scorefield: the configuration is wrong ({type(error).__name__}: {error})", file=sys.stderr)
     if said:
         print(f"scorefield: {len(said)} to mend; nothing was started", file=sys.stderr, flush=True)
         sys.exit(Exit.USER)
+    return found
 
 
-def _find(asked: Namespace, root: str, thorough: bool, said: list[str]) -> None:
-    """Say what is wrong with each job, composition first."""
+def _find(asked: Namespace, root: str, thorough: bool, said: list[str]) -> list[Composed]:
+    """Say what is wrong with each job, composition first; returns the jobs."""
     if asked.config_dir and not Path(asked.config_dir).is_dir():
         _say(Composed(), [Problem("", f"--config-dir {asked.config_dir} is no folder")], root, said)
-        return
-    for composed in jobs(root, asked.overrides, asked.multirun, asked.config_dir, asked.config_path):
+        return []
+    found, swept = [], is_sweep(asked)
+    for composed in jobs(root, asked.overrides, swept, asked.config_dir, asked.config_path):
         _say(composed, composed.problems, root, said)
         if (thorough or said) and composed.values is not None:
             from scorefield.cli.check import mistakes  # slow: it loads torch and Lightning
 
-            _say(composed, mistakes(composed, root, asked.multirun), root, said)
+            _say(composed, mistakes(composed, root, swept), root, said)
+        found.append(composed)
+    if swept:
+        from scorefield.cli.sweep_checks import mistakes_of_a_sweep
+
+        _say(Composed(), list(mistakes_of_a_sweep(root, found, os.environ, thorough and not said)), root, said)
+    return found
 
 
 def _say(composed: Composed, problems: Sequence[Problem], root: str, said: list[str]) -> None:

@@ -38,7 +38,7 @@ def mistakes(composed: Composed, root: str, multirun: bool) -> list[Problem]:
     Args:
         composed: the configuration.
         root: name of the primary configuration.
-        multirun: whether it is one job of several in this process.
+        multirun: whether it is one job of a sweep.
     """
     assert composed.values is not None
     schema = root if root in SCHEMAS else "train"
@@ -46,7 +46,7 @@ def mistakes(composed: Composed, root: str, multirun: bool) -> list[Problem]:
     if not problems and not composed.problems:  # an override that was left out makes the rest meaningless
         parts = rehearse(composed.values, problems)
         if not problems:
-            draft = Draft(composed.values, parts, multirun)
+            draft = Draft(composed.values, parts, composed.hydra.get("launcher") if multirun else None)
             problems = [Problem("", text) for check in CHECKS[schema] for text in check(draft)]
             problems += [Problem("", text, fatal=False) for remark in REMARKS[schema] for text in remark(draft)]
     return _at_home(problems, composed)

@@ -8,7 +8,8 @@ This module loads neither torch nor Lightning: a typing error is answered before
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import islice, product
@@ -27,7 +28,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 PACKAGE = Path(__file__).parents[1]
-_MOST_JOBS = 64  # of a sweep, checked before the first one starts; the others are checked when their turn comes
+_MOST_JOBS = 64  # checked of a search that picks its jobs itself; of a grid, all are
+_GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 _WHOLE = re.compile(r"\$\{([\w.@-]+)\}")
 
 
@@ -62,6 +64,8 @@ class Composed:
         choices: the option of each group, by ``group@package``.
         aliases: paths that are nothing but an interpolation, and the path they stand for.
         read: paths that some interpolation reads.
+        hydra: Hydra's own node, as far as it can be resolved.
+        swept: the overrides of a job that come from a sweep.
     """
 
     values: dict[str, Any] | None = None
@@ -69,6 +73,8 @@ class Composed:
     choices: dict[str, str | None] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    hydra: dict[str, Any] = field(default_factory=dict)
+    swept: tuple[str, ...] = ()
 
     def home(self, path: str) -> str:
         """The path at which a value is written, for one that is interpolated somewhere else."""
@@ -122,13 +128,34 @@ def jobs(
     overrides, unreadable = _read(arguments, loader)
     sweeps = [override for override in overrides if override.is_sweep_override()]
     fixed = [override for override in overrides if not override.is_sweep_override()]
-    if not multirun:
+    most = None
+    if multirun:
+        sweeper = _sweeper(loader, config, fixed)
+        most = None if sweeper.get("_target_") == _GRID else _MOST_JOBS
+        named = {override.get_key_element() for override in overrides}
+        params, wrong = _read([f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()], loader)
+        unreadable += wrong
+        sweeps = [*(o for o in params if o.is_sweep_override() and o.get_key_element() not in named), *sweeps]
+        fixed = [*(o for o in params if not o.is_sweep_override() and o.get_key_element() not in named), *fixed]
+    else:
         unreadable += [_unasked_sweep(override) for override in sweeps]
         sweeps = []
     axes = [[f"{s.get_key_element()}={v}" for v in s.sweep_string_iterator()] for s in sweeps if s.is_discrete_sweep()]
-    for values in islice(product(*axes), _MOST_JOBS):
+    for values in islice(product(*axes), most):
         swept, wrong = _read(values, loader)
-        yield _compose(loader, config, [*fixed, *swept], [*unreadable, *wrong])
+        composed = _compose(loader, config, [*fixed, *swept], [*unreadable, *wrong])
+        composed.swept = values
+        yield composed
+
+
+def _sweeper(loader: ConfigLoaderImpl, config: str, fixed: Sequence[Override]) -> Mapping[str, Any]:
+    """The sweeper's configuration; empty where the mistakes that each job will tell keep it from being read."""
+    try:
+        base = _configuration(loader, config, [str(o.input_line) for o in fixed if _chooses(o, loader)])
+    except Exception:
+        return {}
+    sweeper: Any = OmegaConf.to_container(base.hydra.sweeper)
+    return dict(sweeper)
 
 
 def _read(arguments: Sequence[str], loader: ConfigLoaderImpl) -> tuple[list[Override], list[Problem]]:
@@ -240,7 +267,7 @@ def _load(
     accepted = [str(override.input_line) for override in overrides]
     for _ in range(len(accepted) + 1):
         try:
-            return loader.load_configuration(config, accepted, RunMode.RUN)
+            return _configuration(loader, config, accepted)
         except Exception as error:
             culprit, text = _culprit(loader, config, accepted, error)
             composed.problems.append(Problem("", text))
@@ -248,6 +275,18 @@ def _load(
                 return None
             accepted.remove(culprit)
     return None
+
+
+_REMEMBERED: dict[tuple[str, ...], DictConfig] = {}  # jobs of a sweep mostly choose the same files
+
+
+def _configuration(loader: ConfigLoaderImpl, config: str, choices: Sequence[str]) -> DictConfig:
+    """What Hydra composes of a choice of files; composed once, as that takes most of the time of a check."""
+    where = (source.path for source in loader.config_search_path.get_path() if source.path is not None)
+    key = (config, *where, "", *choices)
+    if key not in _REMEMBERED:
+        _REMEMBERED[key] = loader.load_configuration(config, list(choices), RunMode.RUN)
+    return deepcopy(_REMEMBERED[key])
 
 
 def _culprit(
@@ -306,6 +345,8 @@ def _resolve(base: DictConfig, composed: Composed) -> None:
         if OmegaConf.to_container(base).get("run_dir", "") is None:  # type: ignore[union-attr]
             base.run_dir = "."  # null stands for a folder that the command names itself
         del_hydra = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
+        own: Any = OmegaConf.to_container(base.hydra)
+        composed.hydra = {key: own[key] for key in ("launcher", "sweeper", "callbacks", "mode")}
         raw = OmegaConf.to_container(del_hydra, resolve=False)
         _remember(raw, "", composed)
         broken = list(_broken(del_hydra, "", 0))

@@ -17,14 +17,24 @@ from torch import Tensor, nn
 
 from scorefield.cli.compose import nearest
 from scorefield.data import Data, Mixture
+from scorefield.dequantisation import VariationalDequantisation
 from scorefield.kernels import Mala, Stay
-from scorefield.models import DensityModel, EnergyModel, NetworkModel, ScoreModel
+from scorefield.models import (
+    Classifier,
+    ClassifierGuided,
+    DensityModel,
+    EnergyModel,
+    Guided,
+    NetworkModel,
+    ScoreModel,
+)
 from scorefield.noise import StreamNoise
-from scorefield.objectives import Denoising, Objective, PersistentContrastiveDivergence
+from scorefield.objectives import CrossEntropy, Denoising, Objective, PersistentContrastiveDivergence
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.samplers import FlowSampler, Sampler
 from scorefield.schedules import Constant, Schedule
 from scorefield.training.callbacks import ChainReport, FisherDivergence, TotalVariation
+from scorefield.training.callbacks.likelihood import LikelihoodEvaluator
 
 _MOST_STEPS = 100_000  # of a sampler whose grid is tried out here
 
@@ -36,12 +46,12 @@ class Draft:
     Args:
         config: its plain values.
         parts: the same tree with objects in the place of nodes, see `scorefield.cli.check.rehearse`.
-        multirun: whether it is one job of several in this process.
+        launcher: what starts it as a job of a sweep, as Hydra's configuration has it; None for a run of its own.
     """
 
     config: Mapping[str, Any]
     parts: Mapping[str, Any]
-    multirun: bool = False
+    launcher: Mapping[str, Any] | None = None
 
     @property
     def trainer(self) -> Mapping[str, Any]:
@@ -71,7 +81,7 @@ def _wants_gpu(draft: Draft) -> bool:
 def counts_are_positive(draft: Draft) -> Iterator[str]:
     """What is counted from one."""
     data = draft.config.get("data", {})
-    named = {key: draft.config.get(key) for key in ("steps", "n", "columns", "batch_size")}
+    named = {key: draft.config.get(key) for key in ("steps", "n", "columns", "batch_size", "examples")}
     for key, value in {**named, **{f"data.{key}": data.get(key) for key in ("batch_size", "examples")}}.items():
         if value is not None and value < 1:
             yield f"{key}={value} must be at least 1"
@@ -101,8 +111,15 @@ def trainer_leaves_room(draft: Draft) -> Iterator[str]:
         yield f"trainer.max_steps={most} and steps={steps} differ, and the learning rate follows steps; set steps alone"
 
 
+def _runs_elsewhere(draft: Draft) -> bool:
+    """Whether a job is sent to a cluster, from a machine whose devices say nothing about it."""
+    return draft.launcher is not None and str(draft.launcher.get("_target_")).endswith(".SlurmLauncher")
+
+
 def devices_exist(draft: Draft) -> Iterator[str]:
     """The accelerator is known and there are enough of it."""
+    if _runs_elsewhere(draft):
+        return
     accelerator = draft.trainer.get("accelerator", "auto")
     devices = draft.trainer.get("devices", "auto")
     if isinstance(accelerator, str):
@@ -145,13 +162,32 @@ def batch_divides(draft: Draft) -> Iterator[str]:
         )
 
 
-def sweep_is_serial(draft: Draft) -> Iterator[str]:
-    """Processes that Lightning starts would repeat the whole sweep, each of them."""
-    number = draft.processes
-    if draft.multirun and ((number or 1) > 1 or draft.trainer.get("num_nodes", 1) > 1):
+def job_can_start_processes(draft: Draft) -> Iterator[str]:
+    """Processes that Lightning starts repeat the command line: in a sweep's own process the whole sweep, each of them.
+
+    Slurm starts them itself, as many as the launcher asks for.
+    """
+    if draft.launcher is None:
+        return
+    name = str(draft.launcher.get("_target_")).rpartition(".")[2]
+    number, nodes = draft.processes or 1, draft.trainer.get("num_nodes", 1)
+    if name == "Processes" and nodes > 1:
         yield (
-            f"--multirun runs its jobs in one process, but trainer.devices={draft.trainer.get('devices')}; start each "
-            "job by a command of its own, e.g. for s in 0 1 2; do scorefield train trainer=ddp seed=$s; done"
+            f"trainer.num_nodes={nodes}: hydra/launcher=processes starts jobs on this machine alone; on several, "
+            "use hydra/launcher=submitit_slurm"
+        )
+    elif _runs_elsewhere(draft):
+        asked = (draft.launcher.get("tasks_per_node", 1), draft.launcher.get("nodes", 1))
+        if asked != (number, nodes):
+            yield (
+                f"hydra.launcher.tasks_per_node={asked[0]} and hydra.launcher.nodes={asked[1]} must be trainer.devices="
+                f"{number} and trainer.num_nodes={nodes}: Slurm starts the processes of a job"
+            )
+    elif name != "Processes" and (number > 1 or nodes > 1):
+        yield (
+            f"hydra.launcher {name} runs jobs inside its own process, but trainer.devices="
+            f"{draft.trainer.get('devices')}: each further process would repeat the whole sweep; use "
+            "hydra/launcher=processes"
         )
 
 
@@ -179,9 +215,9 @@ def data_are_described(draft: Draft) -> Iterator[str]:
 
 
 def net_answers_the_model(draft: Draft) -> Iterator[str]:
-    """An energy's network returns one number per sample, any other a tensor like its input."""
-    model, shape = draft.parts["model"], draft.config["data"]["shape"]
-    if not isinstance(model, NetworkModel | EnergyModel) or not isinstance(model.net, nn.Module):
+    """An energy's network returns one number per sample, a classifier's logits, any other a tensor like its input."""
+    model, shape, classes = draft.parts["model"], draft.config["data"]["shape"], draft.config["data"]["classes"]
+    if not isinstance(model, NetworkModel | EnergyModel | Classifier) or not isinstance(model.net, nn.Module):
         return
     # Rehearsed networks lie on the meta device, which knows shapes alone.
     if any(not tensor.is_meta for tensor in (*model.net.parameters(), *model.net.buffers())):
@@ -196,11 +232,58 @@ def net_answers_the_model(draft: Draft) -> Iterator[str]:
             f"model=energy needs a net that returns one number per sample, but {type(model.net).__name__} returns "
             f"events of shape {list(answer[1:])}; choose net=energy_mlp or energy_conv, or model=network"
         )
+    if isinstance(model, Classifier) and answer != (2, classes):
+        yield (
+            f"model=classifier needs a net that returns {classes} logits, but {type(model.net).__name__} returns "
+            f"{list(answer[1:]) or 'one number per sample'}; choose net=classifier_conv or classifier_mlp"
+        )
     if isinstance(model, NetworkModel) and answer != x.shape:
         yield (
             f"model=network needs a net that returns events of shape {shape}, but {type(model.net).__name__} returns "
             f"{list(answer[1:]) or 'one number per sample'}; choose model=energy, or another net"
         )
+
+
+def classifier_is_trained_as_one(draft: Draft) -> Iterator[str]:
+    """A classifier has labels and its own objective, and nothing is sampled from it."""
+    model, objective = draft.parts["model"], draft.parts["objective"]
+    if not isinstance(model, Classifier):
+        return
+    if not draft.config["data"].get("conditional", False):
+        yield "model=classifier learns the classes of the data; give data.conditional=true"
+    elif draft.config["data"].get("label_dropout", 0.0):
+        yield "model=classifier needs every label; give data.label_dropout=0"
+    if isinstance(objective, Objective) and not isinstance(objective, CrossEntropy):
+        yield f"model=classifier is no model of the data that {type(objective).__name__} could train; choose objective=cross_entropy"
+    for name, callback in draft.parts["callbacks"].items():
+        if hasattr(callback, "sampler") or hasattr(callback, "flow"):
+            yield f"callbacks.{name} samples from the model, and model=classifier is none of the data; use callbacks=classifier"
+
+
+def guidance_fits(draft: Draft) -> Iterator[str]:
+    """A guidance has a model that is told classes, and one that was trained without them now and then."""
+    guidance, model, data = draft.parts.get("guidance"), draft.parts["model"], draft.config["data"]
+    kind = getattr(guidance, "func", None)
+    if kind is None or not isinstance(model, ScoreModel):
+        return
+    if not data.get("conditional", False) and kind is Guided:
+        yield "guidance steers towards a class, but the model is told none: data.conditional=false; use guidance=none"
+    elif kind is Guided and not data.get("label_dropout", 0.0):
+        yield (
+            "guidance compares the model with itself without a class, which it has never been: data.label_dropout=0; "
+            "train with data.label_dropout=0.1, or use guidance=classifier"
+        )
+    else:
+        try:
+            guidance(model)  # type: ignore[misc]
+        except ValueError as error:
+            yield f"guidance: {error}"
+
+
+def guidance_can_be_stored(draft: Draft) -> Iterator[str]:
+    """A run's configuration names no other run."""
+    if getattr(draft.parts.get("guidance"), "func", None) is ClassifierGuided:
+        yield "guidance=classifier reads another run, which training does not; give it to `scorefield sample` or evaluate"
 
 
 def densities_are_known(draft: Draft) -> Iterator[str]:
@@ -248,6 +331,11 @@ def net_fits_data(draft: Draft) -> Iterator[str]:
         yield f"data.conditional=true, but net.classes={classes}; give net.classes={data['classes']}"
     elif classes is not None and not conditional:
         yield f"net.classes={classes} is never told a class; give data.conditional=true or net.classes=null"
+    dropout = data.get("label_dropout", 0.0)
+    if not 0 <= dropout < 1:
+        yield f"data.label_dropout={dropout} is a probability below 1"
+    elif dropout and not conditional:
+        yield f"data.label_dropout={dropout} leaves out labels that nobody is told; give data.conditional=true"
 
 
 def optimizer_takes_its_numbers(draft: Draft) -> Iterator[str]:
@@ -376,10 +464,23 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
     if not isinstance(data, Data) or data.has_density:
         return
     for name, callback in draft.parts["callbacks"].items():
-        if isinstance(getattr(callback, "flow", None), ProbabilityFlow):
+        if isinstance(callback, LikelihoodEvaluator):
             yield (
                 f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
                 f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
+            )
+
+
+def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
+    """Only integer levels of images are dequantised by a flow."""
+    data = draft.parts["data"]["dataset"]
+    for name, callback in draft.parts["callbacks"].items():
+        wanted = getattr(callback, "dequantisation", None)
+        fits = isinstance(data, Data) and data.levels is not None and len(data.shape) == 3
+        if isinstance(wanted, VariationalDequantisation) and not fits:
+            yield (
+                f"callbacks.{name}.dequantisation is variational, which is for images of integer grey levels, but "
+                f"{data.name} has shape {data.shape} and {data.levels or 'no'} levels; choose dequantisation=uniform"
             )
 
 
@@ -408,6 +509,29 @@ def evaluations_take_place(draft: Draft) -> Iterator[str]:
                 yield f"callbacks.{name}.{key}={value} must be at least 1; to switch it off, callbacks.{name}=null"
 
 
+def observation_is_whole(draft: Draft) -> Iterator[str]:
+    """Pictures, what is observed of them and how it is honoured belong together."""
+    config = draft.config
+    seen = config.get("observation")
+    pictures = [key for key in ("images", "examples") if config[key] is not None]
+    honoured = [key for key in ("constraint", "posterior") if config.get(key)]
+    if seen and len(pictures) != 1:
+        yield "observation needs pictures: give either images=FILE_OR_FOLDER or examples=NUMBER of the test split"
+    if seen and not honoured:
+        yield "observation is made, but nothing honours it; give constraint=replacement, or posterior=pigdm"
+    for key in [*pictures, *honoured]:
+        if not seen:
+            yield f"{key} was given without an observation; give one, such as observation=upper_half"
+    if config["std"] < 0:
+        yield f"std={config['std']} is a deviation and must not be negative"
+
+
+def pictures_are_given(draft: Draft) -> Iterator[str]:
+    """Something is there to edit."""
+    if (draft.config["images"] is None) == (draft.config["examples"] is None):
+        yield "give either images=FILE_OR_FOLDER or examples=NUMBER, the first so many of the test split"
+
+
 def device_exists(draft: Draft) -> Iterator[str]:
     """The device on which samples are drawn."""
     name = draft.config["device"]
@@ -433,33 +557,40 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         devices_exist,
         strategy_is_known,
         batch_divides,
-        sweep_is_serial,
+        job_can_start_processes,
         validation_interval,
         data_are_described,
         net_fits_data,
         net_answers_the_model,
+        classifier_is_trained_as_one,
+        guidance_fits,
+        guidance_can_be_stored,
         optimizer_takes_its_numbers,
         objective_fits_schedule,
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),
-    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, sweep_is_serial),
-    "sample": (counts_are_positive, seed_is_one, device_exists),
+    "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, job_can_start_processes),
+    "sample": (counts_are_positive, seed_is_one, device_exists, observation_is_whole),
+    "edit": (counts_are_positive, seed_is_one, device_exists, pictures_are_given),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "recipe": (counts_are_positive, seed_is_one, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,
+        guidance_fits,
         samplers_fit_schedule,
         densities_are_known,
         likelihood_has_a_density,
+        dequantisation_fits_data,
         quality_knows_the_images,
         evaluations_take_place,
     ),
-    "drawing": (sampler_fits_schedule, sampler_has_a_density),
+    "drawing": (sampler_fits_schedule, sampler_has_a_density, guidance_fits),
 }
 REMARKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = dict.fromkeys(CHECKS, ()) | {
     "train": (something_is_validated,)

@@ -60,10 +60,11 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     if asked["weights"] == "raw":
         config["ema"] = None
     config["seed"] = asked["seed"]
+    config["guidance"] = asked.get("guidance") or stored.get("guidance")
     config["callbacks"] = {
         name: None if node is None else _adapted(node, asked)
         for name, node in _wanted(stored["callbacks"], asked["only"]).items()
-    }
+    } | asked.get("callbacks", {})
     return config
 
 
@@ -81,9 +82,23 @@ def _wanted(callbacks: Config, only: list[str] | None) -> Config:
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:
     """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
     new = dict(node)
-    for key, value in (("sampler", asked.get("sampler")), ("flow", asked.get("likelihood")), ("n_final", asked["n"])):
-        belongs = key in new and (key != "n_final" or "sampler" in new)
-        if value is not None and belongs:
+    drawn = "sampler" in node
+    belongs = {
+        "sampler": drawn,
+        "guidance": drawn,
+        "flow": "flow" in node,
+        "dequantisation": "flow" in node or "bound" in node,
+        "n_final": drawn and "n_final" in node,
+    }
+    for key, name in {
+        "sampler": "sampler",
+        "guidance": "guidance",
+        "flow": "likelihood",
+        "dequantisation": "dequantisation",
+        "n_final": "n",
+    }.items():
+        value = asked.get(name) or None
+        if value is not None and belongs[key]:
             new[key] = value
     if "seed" in new:
         new["seed"] = asked["seed"]

@@ -3,16 +3,18 @@
 import runpy
 import sys
 
-from scorefield.cli.app import asks_to_be_shown, refuse_mistakes, run_app
-
 COMMANDS = {
     "train": "train a model, evaluate it and write its report",
     "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
     "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
+    "table": "compare runs: scorefield table DIR...",
+    "edit": "edit pictures through a run's model: scorefield edit run_dir=RUN_DIR images=FILE edit=sdedit",
     "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
+
+WITHOUT_CONFIGURATION = ("resume", "table")  # their options are argparse's, not Hydra's
 
 
 def usage() -> str:
@@ -38,7 +40,9 @@ def main() -> None:
         print(f"scorefield: unknown command {command!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    if command != "resume":
+    if command not in WITHOUT_CONFIGURATION:
+        from scorefield.cli.app import asks_to_be_shown, refuse_mistakes, run_app
+
         # What can be refused without torch and Lightning is refused before they are imported.
         refuse_mistakes(command, sys.argv[1:], thorough=False)
         if asks_to_be_shown(sys.argv[1:]):

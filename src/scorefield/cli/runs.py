@@ -34,7 +34,7 @@ Config = Mapping[str, Any]
 Weights = Literal["ema", "raw"]
 
 # What says where a run is kept or how it is started, but not what it computes.
-_PLACE = ("run_dir", "outputs", "fresh", "seed")
+_PLACE = ("run_dir", "outputs", "fresh", "seed", "objective_metric")
 
 
 def fingerprint(config: Config) -> str:
@@ -117,6 +117,7 @@ def build(config: Config) -> Parts:
         make(config["optim"]["lr_schedule"]),
         seed,
         conditional,
+        config["data"].get("label_dropout", 0.0),
     )
     callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node] + [Stopwatch()]
     loggers = [make(node) for node in config["logger"].values() if node is not None]

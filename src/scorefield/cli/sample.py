@@ -1,6 +1,7 @@
-"""scorefield sample: draw samples from a run's model into a folder."""
+"""scorefield sample: draw samples from a run's model into a folder, of its own or such that explain an observation."""
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,57 +9,137 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
+from torch import Tensor
 
 from scorefield.cli.app import refuse, run_app
+from scorefield.cli.pictures import Observation, complete, sheet, spread
 from scorefield.cli.runs import UserError, fingerprint, load_run, make, make_data, stored_config
+from scorefield.data import Data
+from scorefield.models import ScoreModel
 from scorefield.records.figures import scatter2d
 from scorefield.records.files import write_atomically
 from scorefield.records.pictures import save_gif, save_png
 from scorefield.records.rundir import RunDir
-from scorefield.training.callbacks.samples import Frames, draw, picture
+from scorefield.training.callbacks.samples import AnySampler, Frames, draw, picture
+
+# What is asked for besides the run, the seed and the place; it names the folder and stands in protocol.json.
+_ASKED = ("weights", "label", "guidance", "observation", "constraint", "posterior", "images", "examples", "std")
 
 
 def main(config: DictConfig) -> None:
-    """Draw ``n`` samples; write them as numbers, as a picture and as the path of the first ones."""
-    asked = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(asked, dict)
+    """Draw ``n`` samples, or ``n`` of each picture; write them as numbers, as a picture and as the path of the first."""
+    asked: Any = OmegaConf.to_container(config, resolve=True)
     run = RunDir(Path(asked["run_dir"]))
     stored = stored_config(run)
     node = asked.get("sampler") or stored["sampler"]
-    refuse({**stored, "sampler": node}, "drawing", f"sampling from {run.path}")
-    protocol: dict[str, Any] = {key: asked[key] for key in ("run_dir", "weights", "seed", "n", "label")}
-    protocol["sampler"] = node
-    name = f"{fingerprint({'sampler': node, 'weights': asked['weights'], 'label': asked['label']})}-seed{asked['seed']}"
-    out = Path(asked["out"] or run.path / "drawn" / name)
+    refuse({**stored, "sampler": node, "guidance": asked["guidance"]}, "drawing", f"sampling from {run.path}")
+    told = {"sampler": node, **{key: asked[key] for key in _ASKED if asked[key]}}
+    out = Path(asked["out"] or run.path / "drawn" / f"{fingerprint(told)}-seed{asked['seed']}")
     if (out / "samples.npz").exists():
         raise UserError(f"{out} already holds samples; give another out")
     data = make_data(stored)
-    cond_label = _label(asked["label"], stored, data.classes)
-    model = load_run(run.path, asked["weights"]).to(asked["device"])
-    sampler = make(node)
+    observation = Observation.made(asked, data) if asked["observation"] else None
     device = torch.device(asked["device"])
-    batches = torch.arange(asked["n"]).split(asked["batch_size"])
-    frames = Frames(getattr(sampler, "steps", 1))
-    parts, nfe = [], 0.0
-    for number, batch in enumerate(track(batches, description="sampling")):
-        cond = None if cond_label is None else {"label": torch.full((len(batch),), cond_label, device=device)}
-        trace = frames if number == 0 else None
-        x, nfe = draw(model, sampler, data.shape, batch.tolist(), asked["seed"], device, cond, trace)
-        parts.append(data.from_model(x).cpu())
-    samples = torch.cat(parts)
+    model = steered(load_run(run.path, asked["weights"]), asked, observation).to(device)
+    drawing = Drawing(model, constrained(make(node), asked, observation), data, device, asked["seed"])
+    label = known_label(asked["label"], stored, data.classes)
+    samples, nfe = drawing.batches(asked["n"], asked["batch_size"], label, observation)
     out.mkdir(parents=True, exist_ok=True)
-    if len(data.shape) == 3:
-        save_png(out / "samples.png", picture(data, samples, asked["columns"]))
-        states = [picture(data, data.from_model(state), asked["columns"]) for state in frames.states]
-        save_gif(out / "trajectory.gif", states)
-    elif data.shape == (2,):
-        scatter2d(out / "samples.png", {"data": data.test().x[: len(samples)], "samples": samples})
-    write_atomically(out / "protocol.json", json.dumps({**protocol, "nfe": nfe}, indent=2).encode())
-    np.savez_compressed(out / "samples.npz", samples=samples.numpy())
-    print(f"{len(samples)} samples, {nfe:g} evaluations each: {out}")
+    if observation is None:
+        drawing.write_plain(out, samples, asked["columns"])
+    else:
+        write_observed(out, data, observation, samples, asked["columns"])
+    protocol = {"run_dir": asked["run_dir"], "seed": asked["seed"], "n": asked["n"], **told, "nfe": nfe}
+    write_atomically(out / "protocol.json", json.dumps(protocol, indent=2).encode())
+    print(f"{samples.flatten(0, 1).shape[0]} samples, {nfe:g} evaluations each: {out}")
 
 
-def _label(label: int | None, stored: dict[str, Any], classes: int | None) -> int | None:
+def steered(model: ScoreModel, asked: dict[str, Any], observation: Observation | None) -> ScoreModel:
+    """The model with the guidance and the observation's score that were asked for."""
+    if asked["guidance"]:
+        if asked["label"] is None:
+            raise UserError("guidance steers towards a class; give label=CLASS")
+        model = complete(asked["guidance"], model=model)
+    if asked["posterior"] and observation is not None:
+        noise = {} if asked["posterior"]["_target_"].endswith("NullSpace") else {"std": asked["std"]}
+        model = complete(asked["posterior"], model=model, operator=observation.operator, **noise)
+    return model
+
+
+def constrained(sampler: AnySampler, asked: dict[str, Any], observation: Observation | None) -> AnySampler:
+    """The sampler with the constraint that was asked for."""
+    if not asked["constraint"] or observation is None:
+        return sampler
+    constraint = complete(asked["constraint"], operator=observation.operator)
+    try:
+        return replace(sampler, constraint=constraint)
+    except ValueError as error:
+        raise UserError(f"sampler: {error}") from error
+
+
+@dataclass
+class Drawing:
+    """Samples of one model by one sampler.
+
+    Args:
+        model: guided and told of the observation, where there is one.
+        sampler: constrained, where it is.
+        data: shape and values of the samples.
+        device: where they are drawn.
+        seed: sample i depends on (seed, i) alone.
+    """
+
+    model: ScoreModel
+    sampler: AnySampler
+    data: Data
+    device: torch.device
+    seed: int
+
+    def batches(
+        self, n: int, batch_size: int, label: int | None, observation: Observation | None
+    ) -> tuple[Tensor, float]:
+        """Samples (J, n, *shape) in the data's own values, J = 1 without an observation, and evaluations of each."""
+        rows = 1 if observation is None else len(observation.y)
+        self.frames = Frames(getattr(self.sampler, "steps", 1))
+        parts, nfe = [], 0.0
+        for number, batch in enumerate(track(torch.arange(rows * n).split(batch_size), description="sampling")):
+            cond = {} if label is None else {"label": torch.full((len(batch),), label, device=self.device)}
+            if observation is not None:
+                cond["observed"] = observation.y[batch // n].to(self.device)
+            trace = self.frames if number == 0 else None
+            x, nfe = draw(
+                self.model, self.sampler, self.data.shape, batch.tolist(), self.seed, self.device, cond or None, trace
+            )
+            parts.append(self.data.from_model(x).cpu())
+        return torch.cat(parts).unflatten(0, (rows, n)), nfe
+
+    def write_plain(self, out: Path, samples: Tensor, columns: int) -> None:
+        """Samples without an observation: numbers, picture and path."""
+        (plain,) = samples
+        if len(self.data.shape) == 3:
+            save_png(out / "samples.png", picture(self.data, plain, columns))
+            states = [picture(self.data, self.data.from_model(state), columns) for state in self.frames.states]
+            save_gif(out / "trajectory.gif", states)
+        elif self.data.shape == (2,):
+            scatter2d(out / "samples.png", {"data": self.data.test().x[: len(plain)], "samples": plain})
+        np.savez_compressed(out / "samples.npz", samples=plain.numpy())
+
+
+def write_observed(out: Path, data: Data, observation: Observation, samples: Tensor, columns: int) -> None:
+    """A row for each picture: what was observed, samples, their spread, and the picture itself."""
+    shown = [data.display(observation.shown(data)), *(data.display(x) for x in samples[:, :columns].unbind(1))]
+    shown += [spread(data, samples)] if samples.shape[1] > 1 else []
+    save_png(out / "samples.png", sheet([*shown, data.display(observation.given.x)]))
+    np.savez_compressed(
+        out / "samples.npz",
+        samples=samples.numpy(),
+        observed=observation.y.numpy(),
+        given=observation.given.x.numpy(),
+        names=np.array(observation.given.names),
+    )
+
+
+def known_label(label: int | None, stored: dict[str, Any], classes: int | None) -> int | None:
     """The class to draw, refused where the model knows none."""
     if label is None:
         return None

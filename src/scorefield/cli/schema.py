@@ -12,13 +12,17 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.constraints import Constraint
 from scorefield.data import Data
+from scorefield.dequantisation import Dequantisation
+from scorefield.editing import Edit
 from scorefield.models import Parametrization, ScoreModel
 from scorefield.objectives import Objective
+from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
 from scorefield.schedules import Schedule
 from scorefield.times import TimeLaw
-from scorefield.training.callbacks.samples import AnySampler
+from scorefield.training.callbacks.samples import AnySampler, Guidance
 from scorefield.training.ema import EMA
 
 
@@ -30,6 +34,7 @@ class DataNode(TypedDict):
     classes: int | None
     batch_size: int
     conditional: NotRequired[bool]
+    label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
 
 
@@ -54,7 +59,9 @@ class Train(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -66,6 +73,7 @@ class Train(TypedDict):
     fresh: bool
     tags: list[str]
     steps: int
+    objective_metric: NotRequired[str | None]
 
 
 class Evaluate(TypedDict):
@@ -78,7 +86,10 @@ class Evaluate(TypedDict):
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
     likelihood: NotRequired[ProbabilityFlow | None]
+    dequantisation: NotRequired[Dequantisation | None]
+    callbacks: NotRequired[Mapping[str, pl.Callback]]  # in addition to the run's own
     trainer: pl.Trainer
 
 
@@ -94,7 +105,30 @@ class Sample(TypedDict):
     batch_size: int
     out: str | None
     device: str
+    images: str | None
+    examples: int | None
+    std: float
     sampler: NotRequired[AnySampler | None]
+    guidance: NotRequired[Guidance | None]
+    observation: NotRequired[Callable[..., LinearOperator] | None]
+    constraint: NotRequired[Callable[..., Constraint] | None]
+    posterior: NotRequired[Callable[..., ScoreModel] | None]
+
+
+class EditOf(TypedDict):
+    """conf/edit.yaml."""
+
+    run_dir: str
+    weights: Literal["ema", "raw"]
+    seed: int
+    images: str | None
+    examples: int | None
+    label: int | None
+    out: str | None
+    device: str
+    edit: Edit
+    sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
 
 
 class Convert(TypedDict):
@@ -109,7 +143,9 @@ class Convert(TypedDict):
     optim: OptimNode
     ema: NotRequired[EMA | None]
     sampler: AnySampler
+    guidance: NotRequired[Guidance | None]
     likelihood: ProbabilityFlow
+    dequantisation: NotRequired[Dequantisation]  # runs of earlier versions have none: uniform
     callbacks: Mapping[str, pl.Callback | None]
     on_nonfinite: NotRequired[pl.Callback | None]
     logger: Mapping[str, Logger | None]
@@ -139,6 +175,7 @@ SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
     "sample": Sample,
+    "edit": EditOf,
     "convert": Convert,
     "recipe": RecipeOf,
     "evaluation": Train,

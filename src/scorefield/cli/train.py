@@ -32,8 +32,8 @@ from scorefield.training.callbacks import Evaluator, Stopwatch
 from scorefield.training.loggers import WandbLogger
 
 
-def main(config: DictConfig) -> None:
-    """Start a run, or go on with the one that its directory holds."""
+def main(config: DictConfig) -> float | None:
+    """Start a run, or go on with the one that its directory holds; returns its `objective`."""
     values = resolved(config)
     run_dir = RunDir(Path(values["run_dir"]))
     if values["fresh"]:
@@ -46,8 +46,16 @@ def main(config: DictConfig) -> None:
     if run_dir.result.exists():
         finished(run_dir)
         _say("fresh=true sets it aside and starts over")
-        return
-    execute(values, run_dir)
+    else:
+        execute(values, run_dir)
+    return objective(values, run_dir)
+
+
+@rank_zero_only
+def objective(config: Config, run_dir: RunDir) -> float | None:
+    """The value of ``objective_metric``, what a search over settings is told of a run; None where nothing is asked."""
+    name = config.get("objective_metric")
+    return Result.read(run_dir.result).value(name) if name is not None and run_dir.result.exists() else None
 
 
 @rank_zero_only

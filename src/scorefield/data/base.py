@@ -99,6 +99,15 @@ class Data(ABC):
         """Levels (or values in continuous data space) to pixels a person can look at, uint8 in 0..255."""
         return to_uint8(self.quantise(x).float() / (self._levels() - 1))
 
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Pixels of a picture, uint8 in 0..255, to the nearest grey levels: the inverse of `display`."""
+        return (pixels.float() * (self._levels() - 1) / 255).round().to(torch.uint8)
+
+    def observable(self, x: Tensor) -> Tensor:
+        """Examples of a split to model space without randomness: a grey level to the middle of its interval."""
+        middle = x.to(torch.get_default_dtype()) + (0.0 if self.levels is None else 0.5)
+        return self.transform.forward(middle)
+
     def _levels(self) -> int:
         if self.levels is None:
             raise TypeError(f"{self.name} holds continuous data: it has no grey levels to quantise to or to display")

@@ -97,16 +97,48 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         return file.read(member.file_size)  # without a number it would unpack more than is declared, then cut it off
 
 
-def _image(size: int, read: Callable[[], bytes], shape: tuple[int, ...], where: str) -> Tensor:
-    """The pixels of a PNG or JPEG file; its dimensions and mode are read, and refused, before a pixel is."""
-    expected = f"expected a PNG or JPEG of {shape[2]}x{shape[1]} pixels in mode RGB"
+def pictures(path: Path, shape: tuple[int, ...]) -> tuple[list[str], Tensor]:
+    """Names and pixels (N, *shape), uint8, of an image file, or of all in a folder in alphabetical order.
+
+    A grey file serves a model of colours, its channel repeated.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no image in the folder.
+        BadFileError: a file is no image of this size, or a coloured one where the model is grey.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a PNG or JPEG file, or a folder of them")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{path} holds no PNG or JPEG image")
+    modes = ("L",) if shape[0] == 1 else ("RGB", "L")
+    images = [_image(f.stat().st_size, f.read_bytes, shape, str(f), modes) for f in files]
+    return [f.name for f in files], torch.stack(images)
+
+
+def read_mask(path: Path, size: tuple[int, int]) -> Tensor:
+    """Where a grey picture is brighter than half, boolean (1, H, W).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadFileError: it is no grey image of this size.
+    """
+    return pictures(path, (1, *size))[1][0] > 127
+
+
+def _image(
+    size: int, read: Callable[[], bytes], shape: tuple[int, ...], where: str, modes: tuple[str, ...] = ("RGB",)
+) -> Tensor:
+    """The pixels (C, H, W) of a PNG or JPEG file; its dimensions and mode are read, and refused, before a pixel is."""
+    expected = f"expected a PNG or JPEG of {shape[2]}x{shape[1]} pixels in mode {' or '.join(modes)}"
     if size > _MOST_BYTES:
         raise BadFileError(f"{where}: {expected} in {_MOST_BYTES} bytes at most, found {size} bytes")
     try:
         with Image.open(BytesIO(read()), formats=("PNG", "JPEG")) as image:
-            if (image.height, image.width) != shape[1:] or image.mode != "RGB":
+            if (image.height, image.width) != shape[1:] or image.mode not in modes:
                 raise BadFileError(f"{where}: {expected}, found {image.width}x{image.height} in mode {image.mode}")
-            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            pixels = torch.from_numpy(np.array(image))
+            return pixels.permute(2, 0, 1) if pixels.ndim == 3 else pixels.expand(shape)
     except BadFileError:
         raise
     except Exception as error:  # archives and decoders answer damage with many kinds of error

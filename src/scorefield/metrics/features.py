@@ -30,6 +30,7 @@ class FeatureExtractor(nn.Module, ABC):
         levels: number of grey levels of the images it takes.
         weights_hash: first 16 hexadecimal digits of the SHA-256 of the weights file.
         resize: how images are resized before the network.
+        classes: number of classes of its logits, where they are those of the data it was trained on; None elsewhere.
     """
 
     name: str
@@ -37,6 +38,7 @@ class FeatureExtractor(nn.Module, ABC):
     levels: int
     weights_hash: str
     resize: str = "none"
+    classes: int | None = None
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
@@ -112,6 +114,7 @@ class DigitFeatures(FeatureExtractor):
     name = "digits"
     dim = 64
     levels = 17
+    classes = 10
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()

@@ -1,6 +1,9 @@
 from scorefield.models.base import Cond, ScoreModel
+from scorefield.models.classifier import Classifier
 from scorefield.models.density import DensityModel
 from scorefield.models.energy import EnergyModel
+from scorefield.models.exact_posterior import ExactPosterior, MixtureLaw
+from scorefield.models.guidance import ClassifierGuided, Guided
 from scorefield.models.mixture import MixtureModel
 from scorefield.models.network import NetworkModel
 from scorefield.models.parametrization import (
@@ -17,21 +20,33 @@ from scorefield.models.parametrization import (
     UnitVariance,
     VPTime,
 )
+from scorefield.models.posterior import DPS, MomentMatching, NormalisedDPS, NullSpace, Observed, PiGDM
 
 __all__ = [
+    "DPS",
     "ChainIndex",
+    "Classifier",
+    "ClassifierGuided",
     "Cond",
     "DensityModel",
     "EnergyModel",
+    "ExactPosterior",
     "Fixed",
+    "Guided",
     "LadderIndex",
     "Log",
     "LogRatio",
+    "MixtureLaw",
     "MixtureModel",
+    "MomentMatching",
     "NetworkModel",
+    "NormalisedDPS",
+    "NullSpace",
+    "Observed",
     "One",
     "Parametrization",
     "PerTime",
+    "PiGDM",
     "ScoreModel",
     "Sigma",
     "Time",

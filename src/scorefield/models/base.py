@@ -12,6 +12,20 @@ from scorefield.schedules import Schedule
 Cond = Mapping[str, Tensor]
 
 
+def observed(cond: Cond | None, x: Tensor) -> Tensor:
+    """The observation y (B, *observed) of each sample of x (B, *event), in their precision: ``cond["observed"]``.
+
+    Raises:
+        ValueError: there is none, or not one for each sample.
+    """
+    if cond is None or "observed" not in cond:
+        raise ValueError("nothing was observed: pass cond={'observed': y (B, *observed)} with what the operator saw")
+    y = cond["observed"]
+    if len(y) != len(x):
+        raise ValueError(f"cond['observed'] holds {len(y)} observations for {len(x)} samples; give one for each")
+    return y.to(x)
+
+
 class ScoreModel(Remembered, nn.Module, ABC):
     """Maps a perturbed sample and its time to a `Prediction`.
 

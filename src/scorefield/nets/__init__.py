@@ -1,4 +1,5 @@
 from scorefield.nets.adm import ADM
+from scorefield.nets.classifier import ClassifierConv, ClassifierMLP
 from scorefield.nets.ddpm import DDPM
 from scorefield.nets.embeddings import Fourier, LabelEmbedding, Sinusoidal
 from scorefield.nets.energy import EnergyConv, EnergyMLP
@@ -16,6 +17,8 @@ __all__ = [
     "NCSN",
     "Box",
     "CentredBox",
+    "ClassifierConv",
+    "ClassifierMLP",
     "EnergyConv",
     "EnergyMLP",
     "Fir",

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from scorefield.nets.embeddings import ClassEmbedding
 from scorefield.nets.layers import SelfAttention, ShiftBlock, Stage, require_halvings, xavier_init, zero_init
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import DownConv, Resampling, UpConv
@@ -17,24 +18,30 @@ from scorefield.recipe import Remembered
 
 
 class NoiseConditioning(nn.Module):
-    """c = act(W_2 act(W_1 e(label))).
+    """c = act(W_2 act(W_1 e(label) + e(class))).
 
     Args:
         features: e.
         width: length of c.
         activation: act.
+        classes: number of classes, or None for a network without.
     """
 
-    def __init__(self, features: NoiseFeatures, width: int, activation: nn.Module) -> None:
+    def __init__(self, features: NoiseFeatures, width: int, activation: nn.Module, classes: int | None = None) -> None:
         super().__init__()
         self.features = features
         self.activation = activation
         self.inner = nn.Linear(features.dim, width)
         self.outer = nn.Linear(width, width)
+        self.class_embedding = None if classes is None else ClassEmbedding(classes, width)
 
-    def forward(self, label: Tensor) -> Tensor:
-        """Label (B,) -> (B, width)."""
+    def forward(self, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Label (B,) and class (B,) -> (B, width)."""
         hidden = self.inner(self.features(label.to(self.inner.weight.dtype)))
+        if self.class_embedding is not None:
+            hidden = hidden + self.class_embedding(class_labels, len(label))
+        elif class_labels is not None:
+            raise ValueError("class_labels were given to a network without classes; build it with classes=<number>")
         return self.activation(self.outer(self.activation(hidden)))
 
 
@@ -102,6 +109,7 @@ class DDPM(Remembered, nn.Module):
         activation: the nonlinearity.
         dropout: probability of dropping a feature, in [0, 1).
         fused_attention: see `SelfAttention`.
+        classes: number of classes, or None for a network without.
     """
 
     def __init__(
@@ -122,6 +130,7 @@ class DDPM(Remembered, nn.Module):
         activation: nn.Module | None = None,
         dropout: float = 0.0,
         fused_attention: bool = True,
+        classes: int | None = None,
     ) -> None:
         super().__init__()
         act = nn.SiLU() if activation is None else activation
@@ -133,7 +142,7 @@ class DDPM(Remembered, nn.Module):
             heads = width if head_channels is None else head_channels
             return SelfAttention(width, heads, fused_attention, norm(width)) if wanted else None
 
-        self.conditioning = NoiseConditioning(features, condition, act)
+        self.conditioning = NoiseConditioning(features, condition, act, classes)
         self.enter = nn.Conv2d(image_channels, channels, 3, padding=1)
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
@@ -167,10 +176,10 @@ class DDPM(Remembered, nn.Module):
         xavier_init(self)
         zero_init(self.leave)
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """x (B, image_channels, H, W), label (B,) -> like x."""
+    def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, image_channels, H, W), label (B,), class_labels (B,) int64 or None -> like x."""
         require_halvings(x, len(self.encoder) - 1)
-        c = self.conditioning(label)
+        c = self.conditioning(label, class_labels)
         h = self.enter(x)
         kept = [h]
         for level in self.encoder:

@@ -8,38 +8,16 @@ Both networks may tilt a Gaussian, p(x) prop. to exp(-U(x)) N(x; 0, std^2 I) (Xi
 makes the density normalisable wherever the network has seen no data.
 """
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, group_norm
-from scorefield.recipe import Remembered
+from scorefield.nets.embeddings import LabelEmbedding
+from scorefield.nets.encoders import ImageEncoder, VectorEncoder
 from scorefield.tensors import event_sum
 
 
-class SmoothLayer(nn.Module):
-    """h + W_2 silu(FiLM(W_1 h, c)): without a norm, whose value turns sharply where h is small.
-
-    Args:
-        width: length of h and c.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, width)
-        self.film = FiLM(width, width)
-        self.outer = nn.Linear(width, width)
-
-    def forward(self, h: Tensor, c: Tensor) -> Tensor:
-        """h (B, width), c (B, width) -> (B, width)."""
-        return h + self.outer(F.silu(self.film(self.inner(h), c)))
-
-
-class EnergyMLP(Remembered, nn.Module):
+class EnergyMLP(VectorEncoder):
     """A stack of smooth residual layers on the flattened event, with a scalar head.
 
     Args:
@@ -60,45 +38,16 @@ class EnergyMLP(Remembered, nn.Module):
         classes: int | None = None,
         reference_std: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, width, depth, embedding, classes)
         self.reference_std = _positive(reference_std)
-        if not all(n > 0 for n in shape):
-            raise ValueError(f"shape={tuple(shape)} must hold positive sizes")
-        if width < 1 or depth < 1:
-            raise ValueError(f"width={width} and depth={depth} must be positive")
-        self.shape = tuple(shape)
-        self.conditioning = Conditioning(embedding, width, classes)
-        self.enter = nn.Linear(math.prod(self.shape), width)
-        self.layers = nn.ModuleList(SmoothLayer(width) for _ in range(depth))
         self.leave = nn.Linear(width, 1, bias=False)
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x (B, *shape), label (B,), class_labels (B,) int64 or None -> (B,)."""
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"x has events of shape {tuple(x.shape[1:])}, but this EnergyMLP was built for {self.shape}"
-            )
-        c = self.conditioning(label, class_labels)
-        h = self.enter(x.flatten(1))
-        for layer in self.layers:
-            h = layer(h, c)
-        return self.leave(F.softplus(h)).squeeze(1) + _reference_energy(x, self.reference_std)
+        return self.leave(self.features(x, label, class_labels)).squeeze(1) + _reference_energy(x, self.reference_std)
 
 
-class _Blocks(nn.Module):
-    """Residual blocks one after the other."""
-
-    def __init__(self, blocks: Sequence[ResidualBlock]) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x, c)
-        return x
-
-
-class EnergyConv(Remembered, nn.Module):
+class EnergyConv(ImageEncoder):
     """Residual blocks at a ladder of resolutions, each half the one before, summed over positions into a scalar.
 
     Args:
@@ -123,38 +72,14 @@ class EnergyConv(Remembered, nn.Module):
         classes: int | None = None,
         reference_std: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(shape, channels, multipliers, blocks, embedding, condition, classes)
         self.reference_std = _positive(reference_std)
-        if len(shape) != 3 or min(shape) < 1:
-            raise ValueError(f"shape={tuple(shape)} must be (channels, height, width), all positive")
-        if channels < 1 or not multipliers or min(multipliers) < 1 or blocks < 1:
-            raise ValueError(
-                f"channels={channels}, multipliers={list(multipliers)} and blocks={blocks} must be positive"
-            )
-        self.shape = tuple(shape)
-        width = 4 * channels if condition is None else condition
-        widths = [channels * m for m in multipliers]
-        self.conditioning = Conditioning(embedding, width, classes)
-        self.enter = nn.Conv2d(self.shape[0], widths[0], 3, padding=1)
-        self.levels = nn.ModuleList(
-            _Blocks([ResidualBlock(here, here, width) for _ in range(blocks)]) for here in widths
-        )
-        self.downs = nn.ModuleList(Downsample(a, b) for a, b in pairwise(widths))
-        self.norm = group_norm(widths[-1])
-        self.leave = nn.Linear(widths[-1], 1, bias=False)
+        self.leave = nn.Linear(self.widths[-1], 1, bias=False)
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), label (B,), class_labels (B,) int64 or None -> (B,)."""
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"x has events of shape {tuple(x.shape[1:])}, but this EnergyConv was built for {self.shape}"
-            )
-        c = self.conditioning(label, class_labels)
-        h = self.enter(x)
-        h = self.levels[0](h, c)
-        for down, level in zip(self.downs, list(self.levels)[1:], strict=True):
-            h = level(down(h), c)
-        return self.leave(F.silu(self.norm(h)).sum((2, 3))).squeeze(1) + _reference_energy(x, self.reference_std)
+        h = self.features(x, label, class_labels).sum((2, 3))
+        return self.leave(h).squeeze(1) + _reference_energy(x, self.reference_std)
 
 
 def _positive(reference_std: float | None) -> float | None:

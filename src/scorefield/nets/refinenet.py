@@ -51,9 +51,11 @@ class InstanceNormPlus(nn.Module):
 class ConditionalInstanceNormPlus(nn.Module):
     """`InstanceNormPlus` with gamma, alpha and beta of each noise level (Song and Ermon 2019, appendix A.1).
 
+    In networks with classes each pair of level and class has its own, "no class" included.
+
     Args:
         channels: channels of x, at least 2.
-        levels: number of noise levels.
+        levels: number of noise levels, or of such pairs.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -85,6 +87,17 @@ class NoNorm(nn.Module):
 
 
 Norm = Callable[[int], nn.Module]
+
+
+def _class_index(class_labels: Tensor | None, classes: int | None, like: Tensor) -> Tensor:
+    """0 for no class and 1 + c for class c, (B,) int64, checked; zeros for a network without classes."""
+    if class_labels is None:
+        return torch.zeros(len(like), dtype=torch.long, device=like.device)
+    if classes is None:
+        raise ValueError("class_labels were given to a network without classes; build it with classes=<number>")
+    if not class_labels.is_cuda and not ((class_labels >= -1) & (class_labels < classes)).all():
+        raise ValueError(f"class_labels must lie in 0 ... {classes - 1}, or be -1 for no class; got {class_labels}")
+    return class_labels + 1
 
 
 class PooledConv(nn.Module):
@@ -331,6 +344,7 @@ class NCSN(RefineNet):
         multipliers: channels of each level of the network, in units of ``channels``.
         dilations: dilation of each level's convolutions.
         activation: the nonlinearity; None takes ELU.
+        classes: number of classes, or None for a network without.
     """
 
     def __init__(
@@ -341,16 +355,24 @@ class NCSN(RefineNet):
         multipliers: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 2, 4),
         activation: nn.Module | None = None,
+        classes: int | None = None,
     ) -> None:
-        norm = partial(ConditionalInstanceNormPlus, levels=levels)
+        norm = partial(ConditionalInstanceNormPlus, levels=levels * (1 + (classes or 0)))
         pool = nn.AvgPool2d(5, 1, 2)
         act = nn.ELU() if activation is None else activation
         super().__init__(image_channels, channels, multipliers, dilations, norm, norm, pool, act)
         self.noise_levels = levels
+        self.classes = classes
 
-    def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """x (B, image_channels, H, W), index of the noise level (B,), 0 the largest -> like x."""
-        return self.refined(x, label.round().long() if label.is_floating_point() else label)
+    def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, image_channels, H, W), noise level (B,), 0 the largest, class_labels (B,) int64 or None -> like x."""
+        level = label.round().long() if label.is_floating_point() else label
+        if level.device.type == "cpu" and not ((level >= 0) & (level < self.noise_levels)).all():
+            raise ValueError(
+                f"label must lie in 0 ... {self.noise_levels - 1}, the index of a noise level; got {label}"
+            )
+        # The levels without a class come first, so that a network without classes has the published table.
+        return self.refined(x, level + self.noise_levels * _class_index(class_labels, self.classes, x))
 
 
 class NCSNv2(RefineNet):
@@ -365,6 +387,7 @@ class NCSNv2(RefineNet):
         multipliers: channels of each level of the network, in units of ``channels``.
         dilations: dilation of each level's convolutions.
         activation: the nonlinearity; None takes ELU.
+        classes: number of classes, whose index then takes the place of NCSN's noise level; None for a network without.
     """
 
     def __init__(
@@ -374,11 +397,16 @@ class NCSNv2(RefineNet):
         multipliers: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 2, 4),
         activation: nn.Module | None = None,
+        classes: int | None = None,
     ) -> None:
         pool = nn.MaxPool2d(5, 1, 2)
         act = nn.ELU() if activation is None else activation
-        super().__init__(image_channels, channels, multipliers, dilations, InstanceNormPlus, NoNorm, pool, act)
+        norm: Norm = InstanceNormPlus
+        if classes is not None:
+            norm = partial(ConditionalInstanceNormPlus, levels=1 + classes)
+        super().__init__(image_channels, channels, multipliers, dilations, norm, NoNorm, pool, act)
+        self.classes = classes
 
-    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, image_channels, H, W) -> like x; the label is not looked at."""
-        return self.refined(x, None)
+    def forward(self, x: Tensor, label: Tensor | None = None, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, image_channels, H, W), class_labels (B,) int64 or None -> like x; the label is not looked at."""
+        return self.refined(x, _class_index(class_labels, self.classes, x))

@@ -3,7 +3,7 @@
 ::
 
     {"schema": "scorefield-result/1", "experiment": ..., "seed": ..., "config_hash": ..., "command": ...,
-     "metrics": {name: {"value": number, protocol field: ...}}, "cost": {...}, "versions": {...},
+     "metrics": {name: {"value": number, "better": "less", protocol field: ...}}, "cost": {...}, "versions": {...},
      "git": {"commit": ..., "dirty": ...} or null}
 """
 
@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from scorefield.errors import BadFileError
+from scorefield.errors import BadFileError, UserError
 from scorefield.records.files import write_atomically
 
 SCHEMA = "scorefield-result/1"
@@ -95,6 +95,9 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+Better = Literal["less", "more"]
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A number and how it was measured.
@@ -102,20 +105,26 @@ class Measurement:
     Args:
         value: the number, finite.
         protocol: what one must know to compare it: sample count, split, extractor, weights, solver, floor, ...
+        better: whether "less" or "more" of it is better; None where neither is, or it is not known.
     """
 
     value: float
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    better: Better | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise TypeError(f"value must be a Python number, got {self.value!r}; call float() on it")
-        if "value" in self.protocol:
-            raise ValueError("protocol must not have a field 'value': it would hide the measured one")
+        for name in ("value", "better"):
+            if name in self.protocol:
+                raise ValueError(f"protocol must not have a field {name!r}: it would hide the measurement's own")
+        if self.better not in (None, "less", "more"):
+            raise ValueError(f"better={self.better!r} must be 'less', 'more' or None")
 
     def record(self) -> dict[str, Any]:
         """The measurement as ``result.json`` holds it."""
-        return {"value": self.value, **self.protocol}
+        better = {} if self.better is None else {"better": self.better}
+        return {"value": self.value, **better, **self.protocol}
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,16 @@ class Result:
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(path, text.encode())
 
+    def value(self, name: str) -> float:
+        """The value of a metric.
+
+        Raises:
+            UserError: it was not measured.
+        """
+        if name not in self.metrics:
+            raise UserError(f"{name} is not measured by {self.experiment}; there is {', '.join(sorted(self.metrics))}")
+        return self.metrics[name].value
+
     @classmethod
     def read(cls, path: Path) -> "Result":
         """The result written to ``path``.
@@ -199,9 +218,13 @@ class Result:
             raise BadFileError(f"{path} is not a {SCHEMA} record; write it again with this version")
         try:
             metrics = {
-                name: Measurement(fields["value"], {key: value for key, value in fields.items() if key != "value"})
+                name: Measurement(
+                    fields["value"],
+                    {key: value for key, value in fields.items() if key not in ("value", "better")},
+                    fields.get("better"),
+                )
                 for name, fields in record.pop("metrics").items()
             }
             return cls(metrics=metrics, **record)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadFileError(f"{path} is not a whole {SCHEMA} record: {error}") from error

@@ -61,13 +61,14 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def sheet(
-    path: Path, panels: int = 1, width: float = 5.4, height: float = 3.4, shared: bool = False
+    path: Path, panels: int = 1, width: float = 5.4, height: float = 3.4, shared: bool = False, rows: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A row of panels, written to ``path`` as PNG when the block ends."""
+    """Panels, as many in each row, written to ``path`` as PNG when the block ends."""
+    columns = -(-panels // rows)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width * panels, height), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False, sharex=shared, sharey=shared)
-        yield figure, list(axes[0])
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
+        yield figure, list(axes.flat)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
     write_atomically(path, buffer.getvalue())

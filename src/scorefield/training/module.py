@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scorefield.errors import UserError
 from scorefield.models import ScoreModel
-from scorefield.noise import StreamNoise, key_of
+from scorefield.models.guidance import drop_labels
+from scorefield.noise import Noise, StreamNoise, key_of
 from scorefield.objectives import Loss, Objective
 
 Batch = dict[str, Tensor]  # "x" (B, *event) in model space, "index" (B,), and "label" (B,) where the data have classes
@@ -33,6 +34,10 @@ class ScoreModule(pl.LightningModule):
         lr_schedule: makes the learning-rate schedule, stepped once per optimiser step; None keeps the rate constant.
         seed: seed of the training randomness.
         conditional: whether class labels in a batch are passed to the model.
+        label_dropout: probability with which a training step leaves out the label of an example, in [0, 1).
+
+    Raises:
+        ValueError: ``label_dropout`` is out of range, or there are no labels to leave out.
     """
 
     def __init__(
@@ -43,12 +48,19 @@ class ScoreModule(pl.LightningModule):
         lr_schedule: Callable[[Optimizer], LRScheduler] | None = None,
         seed: int = 0,
         conditional: bool = False,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= label_dropout < 1 or (label_dropout and not conditional):
+            raise ValueError(
+                f"label_dropout={label_dropout} must be in [0, 1), and 0 for a model that is told no labels "
+                f"(conditional={conditional})"
+            )
         self.model = model
         self.objective = objective
         self.seed = seed
         self.conditional = conditional
+        self.label_dropout = label_dropout
         self.newest_loss: Loss | None = None  # of the latest training batch, for whoever watches it
         self._loaded_step = 0
         self._make_optimizer = optimizer
@@ -58,9 +70,10 @@ class ScoreModule(pl.LightningModule):
         """What the model is told besides x_t."""
         return {"label": batch["label"]} if self.conditional else None
 
-    def loss(self, model: ScoreModel, batch: Batch, noise: Any) -> Loss:
-        """The objective on one batch, with the given randomness."""
-        loss: Loss = self.objective(model, batch["x"], self.conditions(batch), noise)
+    def loss(self, model: ScoreModel, batch: Batch, noise: Noise) -> Loss:
+        """The objective on one batch, some of its labels left out, with the given randomness."""
+        cond = drop_labels(self.conditions(batch), self.label_dropout, noise)
+        loss: Loss = self.objective(model, batch["x"], cond, noise)
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -1,10 +1,11 @@
 from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
+from scorefield.training.callbacks.class_accuracy import ClassAccuracy
 from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGuard
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.fokker_planck import FokkerPlanckResidual
 from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
-from scorefield.training.callbacks.likelihood import BitsPerDim
+from scorefield.training.callbacks.likelihood import BitsPerDim, BitsPerDimBound
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
 from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
@@ -15,8 +16,10 @@ from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
     "BitsPerDim",
+    "BitsPerDimBound",
     "ChainReport",
     "Checkpoint",
+    "ClassAccuracy",
     "DivergedError",
     "EnergyGapGuard",
     "Evaluator",

@@ -65,8 +65,8 @@ class ChainReport(Evaluator):
             "seed": self.seed,
         }
         measured = {
-            "r_hat": Measurement(float(agreement.max()), {"each": agreement.tolist(), **protocol}),
-            "effective_sample_size": Measurement(float(sizes.min()), {"each": sizes.tolist(), **protocol}),
+            "r_hat": Measurement(float(agreement.max()), {"each": agreement.tolist(), **protocol}, "less"),
+            "effective_sample_size": Measurement(float(sizes.min()), {"each": sizes.tolist(), **protocol}, "more"),
         }
         if isinstance(self.kernel, Mala):
             rate = acceptance(self.kernel, found.state).cpu()

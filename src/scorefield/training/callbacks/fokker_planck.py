@@ -81,4 +81,4 @@ class FokkerPlanckResidual(Evaluator):
             "split": "test" if occasion.final else "validation",
             "seed": self.seed,
         }
-        return {"fokker_planck_residual": Measurement(float(relative.mean()), protocol)}
+        return {"fokker_planck_residual": Measurement(float(relative.mean()), protocol, "less")}

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from scorefield.data import Split
 from scorefield.metrics.features import FeatureExtractor, WeightsUnavailable
-from scorefield.metrics.fidelity import inception_score, kernel_distance, precision_recall
+from scorefield.metrics.fidelity import class_agreement, inception_score, kernel_distance, precision_recall
 from scorefield.metrics.frechet import FeatureStatistics, FrechetDistance, frechet_distance
 from scorefield.metrics.two_sample import nearest_distances
 from scorefield.records.result import Measurement
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
-from scorefield.training.callbacks.samples import AnySampler, draw
+from scorefield.training.callbacks.samples import AnySampler, Guidance, draw, guided
 from scorefield.training.datamodule import shard
 
 
@@ -28,6 +28,15 @@ def gather(values: Tensor, indices: list[int], n: int) -> Tensor:
     for rows, places in (part for part in parts if part is not None):
         gathered[torch.tensor(places, dtype=torch.long)] = rows
     return gathered
+
+
+def told(guidance: Guidance) -> str:
+    """What a record says of a guidance: its name and its settings."""
+    kind, settings = getattr(guidance, "func", guidance), getattr(guidance, "keywords", {})
+    words = (
+        f"{key}={value if isinstance(value, int | float) else type(value).__name__}" for key, value in settings.items()
+    )
+    return f"{getattr(kind, '__name__', kind)}({', '.join(words)})"
 
 
 class SampleQuality(Evaluator):
@@ -48,6 +57,7 @@ class SampleQuality(Evaluator):
         memorisation: at the end, also compare distances to the nearest training example with those of the test split.
         optional: without the extractor's weights, warn and go on instead of raising.
         every: number of validations from one evaluation to the next; 0 leaves only the final one.
+        guidance: makes the guided model of the model; None samples from the model itself.
     """
 
     def __init__(
@@ -62,8 +72,10 @@ class SampleQuality(Evaluator):
         memorisation: bool = True,
         optional: bool = False,
         every: int = 1,
+        guidance: Guidance | None = None,
     ) -> None:
         super().__init__(every)
+        self.guidance = guidance
         self.sampler, self.seed, self.standardise = sampler, seed, standardise
         self.n, self.n_final, self.batch_size = n, n_final, batch_size
         self.memorisation, self.optional = memorisation, optional
@@ -108,6 +120,8 @@ class SampleQuality(Evaluator):
         samples, indices, nfe = self._samples(occasion, n)
         measurements = {}
         common = {"n": n, "seed": self.seed, "nfe": nfe, "sampler": repr(self.sampler)}
+        if self.guidance:
+            common["guidance"] = told(self.guidance)
         if extractor is not None:
             assert self._reference is not None
             metric = FrechetDistance(self._reference, self._scale).to(occasion.device)
@@ -126,11 +140,13 @@ class SampleQuality(Evaluator):
                     **protocol,
                     **common,
                 },
+                "less",
             )
         if occasion.final:
             everything = gather(samples, indices, n)
             if extractor is not None:
                 measurements |= self._fidelity(extractor, everything, occasion.data.train_split, common)
+                measurements |= self._by_class(extractor, everything, occasion, common)
             if self.memorisation:
                 measurements["nearest_ratio"] = self._nearest(occasion, everything, common)
         return measurements
@@ -139,11 +155,10 @@ class SampleQuality(Evaluator):
         """This process's share of the samples as the data's own values, their indices, evaluations per sample."""
         data = occasion.data.data
         batches = shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size)
+        model = guided(occasion.model, self.guidance, occasion.device)
         parts, nfe = [], 0.0
         for batch in batches:
-            x, nfe = draw(
-                occasion.model, self.sampler, data.shape, batch, self.seed, occasion.device, occasion.wanted(batch)
-            )
+            x, nfe = draw(model, self.sampler, data.shape, batch, self.seed, occasion.device, occasion.wanted(batch))
             parts.append(data.from_model(x).cpu())
         empty = data.from_model(torch.empty(0, *data.shape))
         return torch.cat(parts) if parts else empty, [i for batch in batches for i in batch], nfe
@@ -167,9 +182,30 @@ class SampleQuality(Evaluator):
             f"{name}_{extractor.name}": Measurement(
                 float(m.value),
                 {**({} if m.spread is None else {"spread": float(m.spread)}), **protocol, **common, **m.settings},
+                "less" if name == "kid" else "more",
             )
             for name, m in measured.items()
         }
+
+    def _by_class(
+        self, extractor: FeatureExtractor, samples: Tensor, occasion: Occasion, common: dict[str, object]
+    ) -> dict[str, Measurement]:
+        """Whether the extractor's classifier sees the classes that were asked for, and how far each is from its own."""
+        cond, real = occasion.wanted(list(range(len(samples)))), occasion.data.train_split
+        if cond is None or real.labels is None or extractor.classes != occasion.data.data.classes:
+            return {}
+        labels, features, reference = cond["label"].cpu(), extractor.extract(samples), extractor.extract(real.x)
+        by_class: dict[str, list[float | None]] = {"by_class": [], "kid_by_class": []}
+        for c in range(extractor.classes or 0):
+            ours, theirs = features[labels == c], reference[real.labels.cpu() == c]
+            enough = min(len(ours), len(theirs)) >= 4
+            by_class["by_class"].append(class_agreement(extractor, ours, labels[labels == c]) if len(ours) else None)
+            by_class["kid_by_class"].append(
+                float(kernel_distance(ours, theirs, seed=self.seed).value) if enough else None
+            )
+        protocol = {"classifier": extractor.name, "classifier_weights": extractor.weights_hash, **by_class, **common}
+        agreement = class_agreement(extractor, features, labels)
+        return {f"class_agreement_{extractor.name}": Measurement(agreement, protocol)}
 
     def _nearest(self, occasion: Occasion, samples: Tensor, common: dict[str, object]) -> Measurement:
         """Median distance of samples to their nearest training example, over the same for the test split."""

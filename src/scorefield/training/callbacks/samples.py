@@ -1,5 +1,6 @@
 """Grids of samples from fixed noise, and the trajectory of a few of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.loggers import log_picture
 
 AnySampler = Sampler | FlowSampler
+Guidance = Callable[..., ScoreModel]  # a model's guided form, from the model
+
+
+def guided(model: ScoreModel, guidance: Guidance | None, device: torch.device) -> ScoreModel:
+    """The model that is sampled from: guided, where a guidance is given."""
+    return guidance(model).to(device) if guidance else model
 
 
 def draw(
@@ -75,12 +82,21 @@ class SampleGrid(Evaluator):
         n: number of samples.
         columns: samples per row.
         every: number of validations from one grid to the next.
+        guidance: makes the guided model of the model; None samples from the model itself.
     """
 
     def __init__(
-        self, run_dir: str, sampler: AnySampler, seed: int = 0, n: int = 100, columns: int = 10, every: int = 1
+        self,
+        run_dir: str,
+        sampler: AnySampler,
+        seed: int = 0,
+        n: int = 100,
+        columns: int = 10,
+        every: int = 1,
+        guidance: Guidance | None = None,
     ) -> None:
         super().__init__(every)
+        self.guidance = guidance
         self.run_dir = RunDir(Path(run_dir))
         self.sampler, self.seed, self.n, self.columns = sampler, seed, n, columns
 
@@ -90,7 +106,7 @@ class SampleGrid(Evaluator):
         data = occasion.data.data
         frames = Frames(getattr(self.sampler, "steps", 1))
         x, _ = draw(
-            occasion.model,
+            guided(occasion.model, self.guidance, occasion.device),
             self.sampler,
             data.shape,
             list(range(self.n)),

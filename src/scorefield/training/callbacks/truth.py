@@ -68,8 +68,9 @@ class FisherDivergence(Evaluator):
             x = data.to_model(rows.x, IndexedNoise(self.seed, "dequantise/0", batch))
             times = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
             x_t = schedule.perturb(x, times, IndexedNoise(self.seed, "fisher", batch).normal_like(x))
-            exact = truth(x_t, times).score
-            error = fisher_divergence(occasion.model(x_t, times, occasion.given(rows)).score, exact)
+            given = occasion.given(rows)
+            exact = truth(x_t, times, given).score
+            error = fisher_divergence(occasion.model(x_t, times, given).score, exact)
             size = fisher_divergence(torch.zeros_like(exact), exact)
             sums += torch.stack([error.sum(), error.square().sum(), size.sum()])
         if dist.is_available() and dist.is_initialized():
@@ -84,7 +85,7 @@ class FisherDivergence(Evaluator):
             "split": "test" if occasion.final else "validation",
             "seed": self.seed,
         }
-        return {"fisher_divergence": Measurement(mean, protocol)}
+        return {"fisher_divergence": Measurement(mean, protocol, "less")}
 
 
 class TotalVariation(Evaluator):
@@ -136,4 +137,4 @@ class TotalVariation(Evaluator):
             density2d(path, image, (-w, w, -w, w), label="density of the model", truth=target)
             log_picture(occasion.trainer, "density", path)
         protocol = {"half_width": self.half_width, "side": self.side, "t": t}
-        return {"total_variation": Measurement(total_variation(found, exact, area), protocol)}
+        return {"total_variation": Measurement(total_variation(found, exact, area), protocol, "less")}
