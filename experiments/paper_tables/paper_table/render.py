@@ -247,10 +247,19 @@ def draw(table: Table, records: Records) -> Path | None:
                 f"{column.title}, published" if side == "published" else f"{_obtained(column, 'small')}, scale=small"
             )
             axis.set_title(title)
-            axis.set(xlabel=f"{column.better} is better", ylim=(-0.7, len(rows) - 0.3))
-            labels = [row.name("small") for row in rows] if axis is axes[0] else []
-            axis.set_yticks(list(places), labels or [""] * len(rows))
+            marks = "" if side == "published" else "; a dot a seed, the bar their mean"
+            axis.set(xlabel=f"{column.better} is better{marks}", ylim=(-0.7, len(rows) - 0.3))
+            axis.set_yticks(list(places), _labels(rows) if axis is axes[0] else [""] * len(rows))
     return path
+
+
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Names of rows in a figure, with their group where names alone do not tell them apart."""
+    names = [row.name("small") for row in rows]
+    return [
+        f"{row.group}: {name}" if row.group and names.count(name) > 1 else name
+        for row, name in zip(rows, names, strict=True)
+    ]
 
 
 def _counts(number: Published, column: str) -> bool:
