@@ -101,8 +101,10 @@ def jobs(row: Row, scale: str, seed: int, plan: Plan, outputs: Path = OUTPUTS) -
     run_dir = outputs / scale / f"{plan.run(model, scale)}-seed{seed}"
     made = [Job("train", trained, seed, run_dir)]
     if scale in row.evaluate:
-        overrides = (*plan.scales[scale]["evaluate"], *row.evaluate[scale])
-        made.append(Job("evaluate", overrides, seed, run_dir, trained))
+        own = tuple(row.evaluate[scale])
+        keys = {override.partition("=")[0] for override in own}
+        common = (each for each in plan.scales[scale]["evaluate"] if each.partition("=")[0] not in keys)
+        made.append(Job("evaluate", (*common, *own), seed, run_dir, trained))
     return made
 
 
