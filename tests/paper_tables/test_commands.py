@@ -122,6 +122,14 @@ def test_a_model_of_two_tables_is_trained_once():
     assert ddpm == same
 
 
+def test_a_rows_own_choice_of_evaluations_replaces_the_common_one():
+    tables = {table.name: table for table in TABLES}
+    common = jobs(tables["score_sde_table2"].own["ddpm"], "small", 0, PLAN)[-1]
+    own = jobs(tables["scoreflow_headline"].own["best"], "small", 0, PLAN)[-1]
+    assert common.overrides[0] == "only=[quality]"
+    assert own.overrides == ("only=[likelihood]", "dequantisation=variational")
+
+
 def test_models_of_the_same_configuration_share_a_run(table, plan, tmp_path):
     (long,) = jobs(table.own["long"], "small", 0, plan, tmp_path)
     trained, _ = jobs(table.own["sampled"], "small", 0, plan, tmp_path)
