@@ -2,8 +2,7 @@
 
 Rows are compared seed by seed: runs of one seed share their data order and their noise. With d the improvement of the
 better row over the other in each of n seeds, a statement is met if the mean of d is above its standard error
-std(d) / sqrt(n), n >= 2; for a bound, if the mean is on its right side by as much. There is no third
-verdict.
+std(d) / sqrt(n), n >= 2; for a bound, if the mean is on its right side by as much. One seed decides nothing.
 """
 
 import math
@@ -19,7 +18,7 @@ class Verdict:
 
     Args:
         statement: the statement.
-        met: whether they bear it out; None where they have not been run.
+        met: whether they bear it out; None where they have not been run, or for one seed only.
         margin: mean improvement, or distance to the bound on the right side; None where there are no runs.
         error: its standard error.
         holds: seeds in which it holds.
@@ -37,7 +36,9 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        return {True: "met", False: "not met", None: "not run"}[self.met]
+        if self.met is None:
+            return "not decided" if self.n else "not run"
+        return "met" if self.met else "not met"
 
 
 def judge(table: Table, statement: Statement, records: Records) -> Verdict:
@@ -80,6 +81,6 @@ def _bound(statement: Statement, values: Spread | None) -> Verdict:
 def _verdict(statement: Statement, gained: Spread, detail: str) -> Verdict:
     holds = sum(value > 0 for value in gained.values.values())
     if gained.std is None:  # one seed has no spread, and decides nothing
-        return Verdict(statement, False, gained.mean, None, holds, gained.n, detail + " (one seed decides nothing)")
+        return Verdict(statement, None, gained.mean, None, holds, gained.n, detail)
     error = gained.std / math.sqrt(gained.n)
     return Verdict(statement, gained.mean > error, gained.mean, error, holds, gained.n, detail)
