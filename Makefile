@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench stress lectures tables fuzz clean
+.PHONY: help install run test test-slow lint format smoke bench stress posterior lectures tables fuzz clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -49,6 +49,9 @@ bench: install ## what sampler, trainer and likelihood cost beside the network a
 
 stress: install ## kill runs at random moments, resume them, compare bit for bit (long)
 	$(BIN)/python experiments/stress/stress.py
+
+posterior: install ## every posterior sampler and guidance on mixtures whose posterior is known (some minutes)
+	$(BIN)/python experiments/posterior/mixtures.py
 
 lectures: install ## run every claim of the lectures; leaves outputs/lectures/index.html
 	$(BIN)/python experiments/lectures/run.py --jobs 2

@@ -170,7 +170,7 @@ def test_every_promise_has_its_tests():
 
 
 def test_an_added_schedule_obeys_the_derived_laws(overlay):
-    cosine = make({"_target_": "scorefield.schedules.Cosine"})
+    cosine = make({"_target_": "scorefield.schedules.sde.Cosine"})
     t = inside(cosine)
     torch.testing.assert_close(cosine.alpha(t).square() + cosine.sigma(t).square(), torch.ones_like(t))
     # alpha' = -pi/2 sigma and sigma' = pi/2 alpha give g^2 = 2 sigma (sigma' - f sigma) = pi tan(pi t / 2).
@@ -179,7 +179,7 @@ def test_an_added_schedule_obeys_the_derived_laws(overlay):
 
 
 def test_an_added_kernel_has_the_order_it_claims(overlay):
-    model = MixtureModel(make({"_target_": "scorefield.schedules.Cosine"}), **MIXTURE)
+    model = MixtureModel(make({"_target_": "scorefield.schedules.sde.Cosine"}), **MIXTURE)
     kernel = make({"_target_": "scorefield.kernels.deterministic.RungeKutta4"})
     grid = make({"_target_": "scorefield.grids.Uniform", "t_min": 0.1, "t_max": 0.9})
     start = StreamNoise(0, "order").normal_like(torch.empty(16, 2))

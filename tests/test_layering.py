@@ -32,6 +32,7 @@ HOMES = {
     "hydra": {"cli"},
     "omegaconf": {"cli"},
     "wandb": {"training"},
+    "wandb_workspaces": {"training"},
     "torchmetrics": {"metrics", "training"},
     "torch_fidelity": {"metrics"},
     "arviz_stats": {"metrics"},

@@ -119,7 +119,7 @@ def test_a_mask_may_be_painted(tmp_path):
     assert torch.equal(mask, torch.from_numpy(painted > 0).expand(3, 4, 6))
     with pytest.raises(FileNotFoundError, match=r"nothing\.png does not exist"):
         Inpainting.file((1, 4, 6), str(tmp_path / "nothing.png"))
-    with pytest.raises(BadFileError, match="expected a PNG or JPEG of 5x4 pixels in mode L, found 6x4"):
+    with pytest.raises(BadFileError, match=r"expected a PNG or JPEG of 5x4 pixels in mode L, found 6x4"):
         Inpainting.file((1, 4, 5), str(tmp_path / "mask.png"))
 
 

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from scorefield.models import MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
 from scorefield.prediction import Prediction, Score
-from scorefield.schedules import VE, VP, SubVP
+from scorefield.schedules import VE, VP, Linear, SubVP
 from scorefield.times import Importance, Uniform
 from scorefield.variational import VariationalBound
 from tests.conftest import MIXTURE
@@ -90,6 +91,18 @@ def test_it_is_above_the_likelihood_of_a_wrong_model():
     assert float((gap + nll).mean()) == pytest.approx(
         entropy + divergence, abs=4 * float(nll.std()) / math.sqrt(N) + 4e-3
     )
+
+
+@pytest.mark.parametrize("schedule", [Linear(1e-2, 0.7), VP(t_min=1e-3, t_max=0.3)], ids=repr)
+def test_the_priors_part_is_the_divergence_of_two_gaussians(schedule):
+    """Where the diffusion ends early, its last Gaussian is neither at the prior's place nor of its width."""
+    model, x = MixtureModel(schedule, **MIXTURE), torch.randn(5, 2)
+    found = VariationalBound(draws=2)(model, x, noise=StreamNoise(0)).prior
+    end = torch.tensor(schedule.t_max, dtype=torch.float64)
+    last = Normal(schedule.alpha(end) * x, schedule.sigma(end))
+    expected = kl_divergence(last, Normal(0.0, torch.tensor(schedule.prior_std, dtype=torch.float64))).sum(1)
+    assert torch.allclose(found, expected, rtol=1e-10)
+    assert float(found.min()) > 0.05
 
 
 def test_every_law_of_times_gives_the_same(exact):

@@ -2,10 +2,10 @@
 
     python experiments/digits/compare.py                  train, evaluate, write README.md, results.json and samples.png
     python experiments/digits/compare.py --seeds 0 1 2    with several trainings of each
-    python experiments/digits/compare.py --output outputs/comparison --pages outputs/comparison
+    python experiments/digits/compare.py --steps 1400     with as many steps as the experiments themselves
 
-Network, optimiser, number of steps and batch are those of conf/experiment/digits*.yaml and the same for all; schedule,
-parametrisation, law of times and weight are each method's own. Stopped and started again it goes on where it was.
+Network, optimiser and batch are those of conf/experiment/digits*.yaml and the same for all, as is the number of steps;
+schedule, parametrisation, law of times and weight are each method's own. Stopped and started again it goes on.
 """
 
 import argparse
@@ -36,13 +36,23 @@ SAMPLERS = {
     "probability flow": ["sampler=flow"],
     "DPM-Solver++ 2M": ["sampler=dpmpp_2m"],
 }
-SAMPLES = 1000
+SAMPLES = 500
+STEPS = 600  # the experiments themselves take 1400
 
 
-def scorefield(*arguments: str) -> None:
-    """One command of scorefield, whose output goes where ours goes."""
+def scorefield(*arguments: str) -> str:
+    """One command of scorefield, and what it printed, which is passed on as it comes."""
     print("scorefield", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "scorefield.cli.main", *arguments], check=True, env=os.environ)
+    command = [sys.executable, "-m", "scorefield.cli.main", *arguments]
+    said = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return "".join(said)
 
 
 def evaluation(run: RunDir, seed: int, arguments: Sequence[str]) -> RunDir:
@@ -51,23 +61,21 @@ def evaluation(run: RunDir, seed: int, arguments: Sequence[str]) -> RunDir:
     known: dict[str, str] = json.loads(mark.read_text()) if mark.is_file() else {}
     key = " ".join(arguments)
     if key not in known or not RunDir(Path(known[key])).result.is_file():
-        before = set((run.path / "evaluations").glob("*"))
-        scorefield("evaluate", f"run_dir={run.path}", f"seed={seed}", f"n={SAMPLES}", *arguments)
-        after = set((run.path / "evaluations").glob("*"))
-        (made,) = (after - before) or {max(after, key=lambda path: path.stat().st_mtime)}
-        known[key] = str(made)
+        said = scorefield("evaluate", f"run_dir={run.path}", f"seed={seed}", f"n={SAMPLES}", *arguments)
+        known[key] = str(Path(said[said.rindex("report: ") :].removeprefix("report: ").strip()).parent)
         write_atomically(mark, json.dumps(known, indent=2).encode())
     return RunDir(Path(known[key]))
 
 
-def measure(output: Path, seed: int) -> list[dict[str, Any]]:
+def measure(output: Path, seed: int, steps: int) -> list[dict[str, Any]]:
     """Train and evaluate all with one seed; a row for each process and sampler."""
     rows = []
     for process, experiment in PROCESSES.items():
-        run = RunDir(output / f"{experiment}-seed{seed}")
+        run = RunDir(output / f"{experiment}-{steps}-seed{seed}")
         if not run.result.is_file():
-            quick = ["sampler=dpmpp_2m", "callbacks.quality.n_final=500"]
-            scorefield("train", f"experiment={experiment}", *quick, f"seed={seed}", f"run_dir={run.path}")
+            budget = [f"steps={steps}", f"trainer.val_check_interval={steps}", "sampler=dpmpp_2m"]
+            budget += [f"callbacks.quality.n_final={SAMPLES}", f"callbacks.checkpoint.every={steps}"]
+            scorefield("train", f"experiment={experiment}", *budget, f"seed={seed}", f"run_dir={run.path}")
         own = json.loads(run.result.read_text())
         for sampler, arguments in SAMPLERS.items():
             made = evaluation(run, seed, arguments)
@@ -153,13 +161,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training of each process for each seed")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"optimiser steps of each (default: {STEPS})")
     parser.add_argument("--output", type=Path, default=Path("outputs") / "comparison", help="folder of the runs")
     parser.add_argument("--pages", type=Path, default=HERE, help="folder of README.md, results.json and samples.png")
     given = parser.parse_args(arguments)
     if min(given.seeds) < 0 or len(set(given.seeds)) < len(given.seeds):
         parser.error(f"--seeds {given.seeds} must be different numbers of at least 0")
+    if given.steps < 1:
+        parser.error(f"--steps {given.steps} must be at least 1")
     try:
-        rows = [row for seed in given.seeds for row in measure(given.output, seed)]
+        rows = [row for seed in given.seeds for row in measure(given.output, seed, given.steps)]
     except subprocess.CalledProcessError as error:
         print(f"stopped: the command above ended with {error.returncode}; the same command again goes on from there")
         return error.returncode

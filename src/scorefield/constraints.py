@@ -1,9 +1,9 @@
 """Constraints: the observed part of a sample is held while a sampler moves the rest.
 
 With y = A x, A of orthonormal rows, the noisy sample that belongs to the observation has A x_t = alpha y + sigma z with
-z ~ N(0, I). After every step of the sampler x_t is moved there along A^T, and at the end x itself is. The unobserved part
-is left to the model, which sees a consistent picture at each level but is never told the joint law of both parts: what
-comes out is close to the conditional law, and not equal to it.
+z ~ N(0, I). After every step of the sampler x_t is moved there along A^T, and at the end x itself is. The unobserved
+part is left to the model, which sees a consistent picture at each level but is never told the joint law of both parts:
+what comes out is close to the conditional law, and not equal to it.
 
 The observation travels in the conditions, ``cond["observed"]`` (B, *observed), beside the class.
 """
@@ -64,9 +64,9 @@ class Projection(Constraint):
 class Replacement(Projection):
     """The observed part is replaced by the perturbed observation, and by the observation itself at the end.
 
-    Inpainting by Song & Ermon 2019 (appendix B, with annealed Langevin dynamics) and Song et al. 2021 (appendix I.2); with `Grey` the colourisation of
-    the latter (appendix I.3). Here y is perturbed to the level that the step has reached; the authors' code takes the
-    level that it has left.
+    Inpainting by Song & Ermon 2019 (appendix B, with annealed Langevin dynamics) and Song et al. 2021 (appendix I.2);
+    with `Grey` the colourisation of the latter (appendix I.3). Here y is perturbed to the level that the step has
+    reached; the authors' code takes the level that it has left.
 
     Args:
         operator: A.

@@ -64,6 +64,9 @@ class From(Grid):
     def descents(self, steps: int) -> int:
         return self.grid.descents(steps)
 
+    def moves(self, steps: int) -> int:
+        return self.grid.moves(steps)
+
 
 @dataclass(frozen=True)
 class SDEdit(Edit):

@@ -21,7 +21,11 @@ class Grid(ABC):
         """Decreasing times, (steps + 1,), float64; only a ladder repeats its last."""
 
     def descents(self, steps: int) -> int:
-        """How many steps lead towards the data; the others add noise, and ask no network."""
+        """How many moves lead towards the data; the others add noise, and ask no network."""
+        return steps
+
+    def moves(self, steps: int) -> int:
+        """How many moves there are from one time to the next."""
         return steps
 
 
@@ -147,6 +151,9 @@ class Resampled(Grid):
 
     def descents(self, steps: int) -> int:
         return steps + (self.repeats - 1) * self.jump * (steps // self.jump)
+
+    def moves(self, steps: int) -> int:
+        return self.descents(steps) + (self.repeats - 1) * (steps // self.jump)
 
 
 def _ends(schedule: Schedule, t_min: float | None, t_max: float | None) -> tuple[Tensor, Tensor]:

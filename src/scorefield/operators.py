@@ -182,7 +182,8 @@ class Fourier(LinearOperator):
     """Some frequencies of the unitary discrete Fourier transform of an image, each channel by itself.
 
     A real image has conjugate coefficients at opposite frequencies. One of each pair is kept, as sqrt 2 times its real
-    and imaginary part; the frequencies that are their own opposite are real already. So y is real, with orthonormal rows.
+    and imaginary part; the frequencies that are their own opposite are real already. So y is real, and the rows are
+    orthonormal.
 
     Args:
         shape: (C, H, W).

@@ -1,8 +1,8 @@
 """Samplers: a grid of times, a predictor between them, a corrector on each.
 
 `Sampler` is the predictor-corrector of Song et al. 2021 (section 4.2); predictor-only and corrector-only sampling are
-its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid. Both may
-be held to an observation by a constraint.
+its two degenerate forms. `FlowSampler` solves the probability-flow ODE with error control instead of on a grid. Both
+may be held to an observation by a constraint.
 """
 
 from collections.abc import Callable
@@ -112,6 +112,11 @@ class Sampler:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if self.corrections < 1:
             raise ValueError(f"corrections={self.corrections} must be at least 1; for none set corrector to null")
+
+    @property
+    def moves(self) -> int:
+        """Moves from one time to the next."""
+        return self.grid.moves(self.steps)
 
     @property
     def nfe(self) -> int:

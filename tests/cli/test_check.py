@@ -44,6 +44,7 @@ def test_every_experiment_is_accepted(experiment):
 
 
 CHAINS = {"cd", "pcd", "cd_tempered"}  # objectives that train energies alone
+OTHERS = CHAINS | {"cross_entropy"}  # and classifiers
 
 
 @pytest.mark.parametrize("objective", sorted(CHAINS))
@@ -57,7 +58,7 @@ def test_chains_are_accepted_for_energies(objective):
         f"{group}={option}"
         for group in ("parametrization", "times", "objective", "optim", "ema", "likelihood", "logger", "on_nonfinite")
         for option in options(group)
-        if option not in CHAINS
+        if option not in OTHERS
     ]
     + [f"debug={option}" for option in options("debug")]
     + [f"trainer={option}" for option in ("cpu", "ddp_cpu")],
@@ -82,6 +83,12 @@ def test_a_gpu_is_refused_only_where_there_is_none(trainer):
 
 
 MISTAKES = {
+    "settings of calls for an energy": (["experiment=toy_exact_sm", "compute=low_memory"], "is for model=network"),
+    "no block to compute again": (["experiment=toy_mixture", "compute=low_memory"], "MLP has no block that can be"),
+    "a fitted dequantisation of points": (
+        ["experiment=toy_mixture", "dequantisation=variational"],
+        "is variational, which is for images of integer grey levels",
+    ),
     "unknown key": (["stpes=3"], "stpes is not in conf/train.yaml; did you mean steps?"),
     "unknown key in a group": (["net.chanels=3"], "net.chanels is not in conf/net/unet_small.yaml; did you mean chann"),
     "key of a value": (["steps.x=3"], "steps is a value without keys"),
@@ -209,6 +216,42 @@ MISTAKES = {
         ["data.conditional=true"],
         "data.conditional=true, but net.classes=None",
     ),
+    "guidance without classes": (["guidance=cfg"], "guidance steers towards a class, but the model is told none"),
+    "guidance without dropout": (
+        ["experiment=digits_cond", "data.label_dropout=0"],
+        "guidance compares the model with itself without a class, which it has never been",
+    ),
+    "guidance of no level": (
+        ["experiment=digits_cond", "guidance=cfg_interval", "guidance.low=9"],
+        "guidance: low=9 and high=5.0 must be noise levels",
+    ),
+    "guidance by another run": (
+        ["experiment=digits_cond", "guidance=classifier", "guidance.classifier.run_dir=nonesuch"],
+        "guidance.classifier: UserError: nonesuch is not a run",
+    ),
+    "labels left out of none": (["data.label_dropout=0.1"], "data.label_dropout=0.1 leaves out labels that nobody is"),
+    "labels always left out": (["experiment=digits_cond", "data.label_dropout=1"], "data.label_dropout=1 is a prob"),
+    "field for a classifier": (
+        ["experiment=digits_classifier", "net=unet_small", "net.classes=10"],
+        "model=classifier needs a net that returns 10 logits, but UNet returns [1, 8, 8]",
+    ),
+    "classifier without labels": (
+        ["experiment=digits_classifier", "data.conditional=false"],
+        "model=classifier learns the classes of the data; give data.conditional=true",
+    ),
+    "classifier with labels left out": (
+        ["experiment=digits_classifier", "data.label_dropout=0.1"],
+        "model=classifier needs every label",
+    ),
+    "classifier as a model of the data": (
+        ["experiment=digits_classifier", "objective=denoising"],
+        "model=classifier is no model of the data that Denoising could train",
+    ),
+    "samples of a classifier": (
+        ["experiment=digits_classifier", "callbacks=digits"],
+        "callbacks.samples samples from the model, and model=classifier is none of the data",
+    ),
+    "classes for a score model": (["objective=cross_entropy"], "CrossEntropy trains a Classifier, not a NetworkModel"),
     "points for an image network": (["experiment=toy_rings", "net=unet_small"], "must be (channels, height, width)"),
     "digits' features for points": (
         ["experiment=toy_rings", "callbacks=digits"],
@@ -222,12 +265,46 @@ MISTAKES = {
 }
 
 
+OBSERVATIONS = {
+    "nothing to observe": (["observation=upper_half", "constraint=replacement"], "observation needs pictures"),
+    "two sets of pictures": (
+        ["observation=upper_half", "constraint=replacement", "images=x", "examples=2"],
+        "give either images=FILE_OR_FOLDER or examples=NUMBER",
+    ),
+    "nothing that honours it": (["observation=upper_half", "examples=2"], "nothing honours it"),
+    "pictures of which nothing is seen": (["examples=2"], "examples was given without an observation"),
+    "a constraint to nothing": (["constraint=projection"], "constraint was given without an observation"),
+    "a posterior of nothing": (["posterior=pigdm"], "posterior was given without an observation"),
+    "negative noise": (["std=-1"], "std=-1 is a deviation"),
+    "a mask without a file": (["observation=mask"], "observation.path"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), OBSERVATIONS.values(), ids=OBSERVATIONS.keys())
+def test_half_an_observation_is_refused(remembered_composition, arguments, expected):
+    said = found("run_dir=x", *arguments, command="sample")
+    assert any(expected in text for text in said), said
+
+
+def test_whole_observations_are_accepted(remembered_composition):
+    for more in (
+        ["constraint=replacement"],
+        ["posterior=moments", "std=0.1"],
+        ["constraint=projection", "guidance=cfg"],
+    ):
+        assert found("run_dir=x", "examples=2", "observation=grey", *more, command="sample") == []
+    assert found("run_dir=x", "edit=interpolate", "images=x", command="edit") == []
+    assert found("run_dir=x", command="edit") == [
+        "give either images=FILE_OR_FOLDER or examples=NUMBER, the first so many of the test split"
+    ]
+
+
 CONTRADICTIONS = {
     "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
     "a schedule that the objective cannot use": ["schedule=constant"],
     "more devices than there are": ["trainer.devices=10000"],
-    "a sweep of runs with several processes": ["-m", "seed=1,2", "trainer=ddp_cpu"],
-    "a sweep over numbers of processes": ["-m", "trainer=ddp_cpu", "trainer.devices=1,2"],
+    "a sweep of runs with several processes": ["-m", "hydra/launcher=basic", "seed=1,2", "trainer=ddp_cpu"],
+    "a sweep over numbers of processes": ["-m", "hydra/launcher=basic", "trainer=ddp_cpu", "trainer.devices=1,2"],
     "a batch that cannot be shared": ["trainer=ddp_cpu", "data.batch_size=3"],
 }
 
@@ -289,7 +366,10 @@ def test_every_job_of_a_sweep_is_checked_before_the_first(capsys):
 
 
 def test_a_sweep_in_one_process_cannot_start_others(capsys):
-    assert "start each job by a command of its own" in refused(capsys, "-m", "seed=1,2", "trainer=ddp_cpu")
+    arguments = ("-m", "seed=1,2", "trainer=ddp_cpu", "hydra/launcher=basic")
+    assert "each further process would repeat the whole sweep; use hydra/launcher=processes" in refused(
+        capsys, *arguments
+    )
 
 
 def test_a_run_without_a_validation_is_remarked_on_and_accepted(capsys):

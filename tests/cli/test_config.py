@@ -2,14 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import errors
+from PIL import Image
 
 from scorefield.cli.app import conf_dir
 from scorefield.cli.runs import UserError, build, fingerprint, make, make_data
 from scorefield.cli.train import execute
+from scorefield.models import MixtureModel
+from scorefield.operators import Averaging
 from scorefield.records.rundir import RunDir
+from scorefield.schedules import VP
+from tests.conftest import MIXTURE
 from tests.data.test_images import write_mnist
 from tests.training.tiny import compose_config
 
@@ -28,10 +34,10 @@ PUBLISHED = [name for name in OPTIONS["experiment"] if name not in (*EXPERIMENTS
 def small(*overrides: str, run_dir: Path) -> dict:
     """The configuration of one batch, with short sampling besides."""
     config = compose_config(*overrides, "debug=one_batch", f"run_dir={run_dir}")
+    there = [name for name, node in config["callbacks"].items() if node]
     less = [
-        "callbacks.samples.n=4",
-        "callbacks.loss_by_noise.n=4",
-        "callbacks.loss_by_noise.levels=3",
+        *(["callbacks.samples.n=4"] if "samples" in there else []),
+        *(["callbacks.loss_by_noise.n=4", "callbacks.loss_by_noise.levels=3"] if "loss_by_noise" in there else []),
         "likelihood.solver.rtol=1",
         "likelihood.solver.atol=1",
         *(["sampler.steps=2"] if "steps" in config["sampler"] else []),
@@ -46,12 +52,20 @@ def leaves(node) -> list:
     return [node] if "_target_" in node else [leaf for value in node.values() for leaf in leaves(value)]
 
 
-PLAIN = [(g, o) for g, options in OPTIONS.items() for o in options if g not in ("experiment", "debug", "hydra", "grid")]
+# Groups of other commands than train, and what their options cannot be made without.
+OF_COMMANDS = {"observation": "sample", "constraint": "sample", "posterior": "sample", "edit": "edit"}
+PLAIN = [
+    (g, o)
+    for g, options in OPTIONS.items()
+    for o in options
+    if g not in ("experiment", "debug", "hydra", "grid", *OF_COMMANDS)
+]
 
 
 @pytest.mark.parametrize(("group", "option"), PLAIN, ids=lambda value: value)
 def test_every_option_composes_and_builds(tmp_path, group, option):
-    config = compose_config(f"{group}={option}", f"run_dir={tmp_path}")
+    missing = ["guidance.classifier.run_dir=nonesuch"] * (option == "classifier" and group == "guidance")
+    config = compose_config(f"{group}={option}", f"run_dir={tmp_path}", *missing)
     if group == "data" and option in FROM_FILES:
         with pytest.raises(FileNotFoundError, match=r"data_dir=|SCOREFIELD_DATA|expected"):
             make_data(config).train()
@@ -61,9 +75,43 @@ def test_every_option_composes_and_builds(tmp_path, group, option):
         return
     nodes = leaves(config[group] if group in config else config["callbacks"][group])
     assert nodes or option == "none"
+    if (group, option) == ("guidance", "classifier"):  # it reads another run
+        with pytest.raises(UserError, match="nonesuch is not a run"):
+            make(nodes[0])
+        return
     with torch.device("meta" if group == "net" else "cpu"):  # the published networks have up to 296 million weights
         for node in nodes:
             make(node)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(g, o) for g in OF_COMMANDS for o in OPTIONS[g]], ids=lambda value: value
+)
+def test_every_option_of_other_commands_composes_and_builds(tmp_path, group, option):
+    """Completed with what the command has: the shape of the data, an operator, a model."""
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    missing = [f"observation.path={tmp_path / 'mask.png'}"] * (option == "mask")
+    config = compose_config(f"{group}={option}", "run_dir=x", *missing, name=OF_COMMANDS[group])
+    node = config[group]
+    if option == "none":
+        assert node == {}
+        return
+    operator = Averaging((1, 8, 8), 2)
+    parts = {
+        "observation": {"shape": (3, 8, 8)},
+        "constraint": {"operator": operator},
+        "posterior": {"model": MixtureModel(VP(), **MIXTURE), "operator": operator},
+        "edit": {},
+    }[group]
+    if group == "posterior" and option != "null_space":
+        parts["std"] = 0.1
+    made = make(node) if group == "edit" else make(node)(**parts)
+    if group == "observation":
+        x = torch.randn(2, 3, 8, 8)
+        y = made.forward(x)
+        assert 0 < y[0].numel() < x[0].numel()
 
 
 @pytest.mark.parametrize("option", OPTIONS["grid"])
@@ -126,7 +174,8 @@ def test_every_experiment_builds_its_model(tmp_path, experiment):
     config = compose_config(f"experiment={experiment}", f"run_dir={tmp_path}")
     model = make(config["model"])
     x, t = torch.zeros(2, *config["data"]["shape"]), torch.full((2,), 0.5, dtype=torch.float64)
-    assert model(x, t).score.shape == x.shape
+    cond = {"label": torch.tensor([0, 1])} if config["data"]["conditional"] else None
+    assert model(x, t, cond).score.shape == x.shape
     assert config["name"] == experiment
 
 
@@ -137,7 +186,8 @@ def test_every_experiment_survives_one_batch(tmp_path, experiment):
     execute(small(f"experiment={experiment}", run_dir=tmp_path), RunDir(tmp_path))
     run = RunDir(tmp_path)
     assert run.report.is_file()
-    assert run.final_samples.is_file()
+    made = run.figure("class_accuracy") if experiment.endswith("classifier") else run.final_samples
+    assert made.is_file()
     assert not run.result.exists()
     assert run.checkpoints() == []
 

@@ -49,7 +49,7 @@ def test_other_files_are_refused_in_words(tmp_path, kind):
         path.write_text("no array")
     else:
         np.savez(path, **content[kind])
-    with pytest.raises(ValueError, match=r"expected (images|labels)|no file of NumPy|fewer than held_out=5") as error:
+    with pytest.raises(ValueError, match=r"expected (images|labels)|no file of NumPy|leave none to train on") as error:
         ArrayImages(path, (3, 4, 6), 5, 5, classes=5).train()
     assert isinstance(error.value, BadFileError) == (kind != "few")
     with pytest.raises(FileNotFoundError, match=r"expected a .npy or .npz"):

@@ -103,12 +103,14 @@ def test_a_member_that_declares_less_than_it_holds_is_not_unpacked_further(tmp_p
     assert peak < 8 << 20
 
 
-def test_nothing_is_written_whatever_the_members_are_called(tmp_path):
+@pytest.mark.parametrize("name", ["../../cat/0.png", "/dog/1.png", "cat/../../0.png", "\\\\server\\0.png"])
+def test_a_name_that_leads_out_of_the_archive_is_refused_and_nothing_is_written(tmp_path, name):
     inside = tmp_path / "a" / "b"
     inside.mkdir(parents=True)
-    data = archive(inside, {"../../cat/0.png": encoded(), "/dog/1.png": encoded(), "c:\\x/2.png": encoded()})
+    data = archive(inside, {"cat/0.png": encoded(), name: encoded()})
     before = sorted(tmp_path.rglob("*"))
-    assert len(data.test()) == 3
+    with pytest.raises(BadFileError, match="leads out of the archive"):
+        data.test()
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,12 +1,17 @@
 """The stochastic multistep solver samples the marginals, and its memory is its own."""
 
+import math
+from itertools import pairwise
+
 import pytest
 import torch
+from scipy.integrate import quad
 
 from scorefield.grids import LogRatio
 from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M
-from scorefield.models import MixtureModel
+from scorefield.models import MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
+from scorefield.prediction import Data, Prediction
 from scorefield.samplers import Sampler
 from scorefield.schedules import EDM, VP
 from tests.conftest import MIXTURE
@@ -40,6 +45,36 @@ def test_one_call_and_no_memory_of_another_run(kernel):
     sampler = Sampler(LogRatio(), 7, kernel)
     assert sampler.nfe == 7
     assert torch.equal(sampler(model, x).x, sampler(model, x).x)
+
+
+class Parabola(ScoreModel):
+    """A model whose data prediction is a parabola in lambda = ln(alpha / sigma), whatever x is."""
+
+    coefficients = (0.3, -0.2, 0.05)
+
+    def data_at(self, lam):
+        a, b, c = self.coefficients
+        return a + b * lam + c * lam**2
+
+    def forward(self, x, t, cond=None):
+        lam = -self.schedule.ratio(t).log()
+        return Prediction(self.schedule, x, t, self.data_at(lam)[:, None].expand(x.shape), Data())
+
+
+@pytest.mark.parametrize("schedule", [VP(t_min=1e-3), EDM(0.01, 50.0)], ids=repr)
+def test_the_third_order_integrates_a_parabola_exactly(schedule):
+    """Steps of unlike lengths; with three values the step is sigma_s / sigma_t x + sigma_s int e^lambda D dlambda."""
+    model, kernel = Parabola(schedule), DPMSolver3M()
+    times = schedule.time_at(torch.tensor([20.0, 9.0, 5.0, 1.0, 0.6], dtype=torch.float64))
+    x, state = torch.ones(1, 1, dtype=torch.float64), kernel.init(torch.ones(1, 1))
+    for i, (t, s) in enumerate(pairwise(times)):
+        before = x
+        x, state = kernel.step(model, x, t[None], s[None], state, StreamNoise(0))
+        low, high = (-float(schedule.ratio(u).log()) for u in (t, s))
+        integral = quad(lambda lam: math.exp(lam) * model.data_at(lam), low, high, epsabs=1e-13)[0]
+        exact = float(schedule.sigma(s) / schedule.sigma(t) * before) + float(schedule.sigma(s)) * integral
+        error = abs(float(x) - exact)
+        assert error < 1e-10 if i >= 2 else error > 1e-4
 
 
 def test_impossible_noise_is_refused():

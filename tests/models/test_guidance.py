@@ -55,7 +55,7 @@ def test_a_class_of_a_mixture_is_the_mixture_of_its_components(three):
     assert torch.allclose(free.score, three(x, t).score, rtol=1e-12)
     with pytest.raises(ValueError, match=r"label 2 is no class of this mixture; it has \[0, 1\]"):
         three(x, t, {"label": torch.full((6,), 2)})
-    with pytest.raises(ValueError, match="classes"):
+    with pytest.raises(ValueError, match=r"classes"):
         MixtureModel(three.schedule, **{**THREE, "classes": [0, 1]})
 
 
@@ -207,17 +207,17 @@ def test_dropping_labels():
 
 def test_what_cannot_be_guided_is_refused(three):
     x, t, _ = points(three, 2)
-    with pytest.raises(ValueError, match="was told none"):
+    with pytest.raises(ValueError, match=r"was told none"):
         Guided(three, 2.0)(x, t)
-    with pytest.raises(ValueError, match="was told none"):
+    with pytest.raises(ValueError, match=r"was told none"):
         ClassifierGuided(three, Bayes(three))(x, t, {})
-    with pytest.raises(ValueError, match="was told none"):
+    with pytest.raises(ValueError, match=r"was told none"):
         Bayes(three)(x, t)
-    with pytest.raises(ValueError, match="scale=inf"):
+    with pytest.raises(ValueError, match=r"scale=inf"):
         Guided(three, float("inf"))
-    with pytest.raises(ValueError, match="low=2.0 and high=1.0"):
+    with pytest.raises(ValueError, match=r"low=2.0 and high=1.0"):
         Guided(three, 2.0, low=2.0, high=1.0)
-    with pytest.raises(ValueError, match="classifier is a MixtureModel"):
+    with pytest.raises(ValueError, match=r"classifier is a MixtureModel"):
         ClassifierGuided(three, three)
-    with pytest.raises(ValueError, match="noise levels of the one"):
+    with pytest.raises(ValueError, match=r"noise levels of the one"):
         ClassifierGuided(three, Bayes(MixtureModel(EDM(0.1, 3.0), **MIXTURE)))

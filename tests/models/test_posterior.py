@@ -255,13 +255,13 @@ def test_what_makes_no_sense_is_refused():
     mixture, operator = MixtureModel(VP(), **MIXTURE), Dense(rotation(1, 2))
     x, t, _ = case(mixture, operator, 2)
     for make in METHODS.values():
-        with pytest.raises(ValueError, match="nothing was observed"):
+        with pytest.raises(ValueError, match=r"nothing was observed"):
             make(mixture, operator)(x, t)
     with pytest.raises(ValueError, match=r"std=0.0 of DPS must be positive"):
         DPS(mixture, operator, 0.0)
     with pytest.raises(ValueError, match=r"std=-1.0 of PiGDM must be at least 0"):
         PiGDM(mixture, operator, -1.0)
-    with pytest.raises(ValueError, match="data_std=0.0"):
+    with pytest.raises(ValueError, match=r"data_std=0.0"):
         PiGDM(mixture, operator, 0.1, data_std=0.0)
-    with pytest.raises(ValueError, match="iterations=0"):
+    with pytest.raises(ValueError, match=r"iterations=0"):
         MomentMatching(mixture, operator, 0.1, iterations=0)

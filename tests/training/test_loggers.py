@@ -64,7 +64,7 @@ def test_every_value_and_picture_reaches_it_and_the_final_numbers(tmp_path, wand
         expected = {**named, "step": line["step"], "images": line["images"]}
         assert any(expected.items() <= row.items() for row in rows), expected
     pictures = [row for row in rows if isinstance(row.get("samples"), list)]
-    assert [row["step"] for row in pictures] == [4, 8]
+    assert [(row["step"], row["images"]) for row in pictures] == [(4, 64), (8, 128)]
     assert wandb.of("summary") == [{"loss": 1.0}]
     assert wandb.of("finish") == [0]
 
@@ -75,7 +75,20 @@ def test_runs_can_be_told_apart_and_compared(tmp_path, wandb):
     assert (options["group"], options["name"]) == ("toy_mixture", "toy_mixture-seed0")
     assert options["tags"] == ["a", "b"]
     assert options["config"]["net"]["width"] == 16
-    assert {"train/*", "validation/*", "final/*"} <= set(wandb.of("define"))
+    assert options["job_type"] == "train"
+    axes = dict(wandb.of("define"))
+    assert axes.items() >= {"train/*": "images", "validation/*": "images", "final/*": "images"}.items()
+
+
+def test_the_runs_of_a_sweep_are_a_group_and_pictures_stand_over_the_images_seen(tmp_path, wandb):
+    """The group is that of the place, so that a job that is resumed alone stays in it."""
+    (tmp_path / "sweep.yaml").touch()
+    mirrored(tmp_path / "seed-0", "steps=4")
+    (options,) = wandb.of("init")
+    assert options["group"] == tmp_path.name
+    assert dict(wandb.of("define"))["samples"] == "images"
+    mirrored(tmp_path / "seed-1", "steps=1", "logger.wandb.group=mine")
+    assert wandb.of("init")[1]["group"] == "mine"
 
 
 @pytest.mark.parametrize(
@@ -221,7 +234,7 @@ def test_the_real_package_works_offline_without_a_key(tmp_path, monkeypatch, cap
     Image.new("L", (4, 4)).save(picture)
     logger = WandbLogger(str(tmp_path), name="a run", tags=["t"])
     logger.log_values("train", 1, 16, {"loss": 1.0})
-    logger.log_picture("samples", 1, picture)
+    logger.log_picture("samples", 1, 16, picture)
     logger.finish({"loss": 1.0})
     said = capfd.readouterr().err
     assert "W&B: offline run" in said

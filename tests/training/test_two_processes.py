@@ -18,7 +18,19 @@ from scorefield.cli.runs import build
 from scorefield.errors import Exit
 from scorefield.records.rundir import RunDir
 from scorefield.training.datamodule import TrainingStream
-from tests.training.tiny import DIGITS, ENERGY, differences, digits, fit, journal, metrics, plane, stored
+from tests.training.tiny import (
+    CLASSIFIER,
+    DIGITS,
+    ENERGY,
+    classifier,
+    differences,
+    digits,
+    fit,
+    journal,
+    metrics,
+    plane,
+    stored,
+)
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(240)
@@ -165,10 +177,38 @@ def energies(tmp_path_factory):
     return path
 
 
-def test_every_callback_has_run_on_two_processes(trained, energies):
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    """A classifier of noisy digits, trained and evaluated by the real command with two processes."""
+    path = tmp_path_factory.mktemp("classified") / "run"
+    overrides = [f"++{o}" if "." in o.split("=")[0] else o for o in CLASSIFIER]
+    launch("scorefield.cli.main", "train", *overrides, "trainer=ddp_cpu", f"run_dir={path}")
+    return path
+
+
+def test_a_classifier_is_measured_the_same_by_one_process(classified, tmp_path):
+    parts = build(classifier(tmp_path))
+    newest = RunDir(classified).checkpoints()[-1]
+    parts.trainer.test(parts.module, parts.data, ckpt_path=newest, weights_only=True, verbose=False)
+    (one,) = [m.record() for c in parts.trainer.callbacks for m in getattr(c, "metrics", {}).values()]
+    two = metrics(classified)["class_accuracy"]
+    # Counts of 41 examples, which two processes do not share evenly; float32 may decide a tie the other way.
+    assert one["by_level"] == pytest.approx(two["by_level"], abs=1.01 / 41)
+    assert (one["n"], one["seed"]) == (two["n"], two["seed"]) == (41, 0)
+
+
+def test_every_callback_has_run_on_two_processes(trained, energies, classified):
     """The commands' runs have all that there are, bar the other one of two guards, which has a test of its own."""
-    nodes = [node["_target_"] for run in (trained, energies) for node in stored(run)["callbacks"].values() if node]
-    ran = {node.split(".")[-1] for node in [*nodes, stored(trained)["ema"]["_target_"]]} | {"Stopwatch"}  # all have it
+    nodes = [
+        node["_target_"]
+        for run in (trained, energies, classified)
+        for node in stored(run)["callbacks"].values()
+        if node
+    ]
+    ran = {node.split(".")[-1] for node in [*nodes, stored(trained)["ema"]["_target_"]]} | {
+        "Stopwatch",
+        "Agreement",
+    }  # all have both
     there_are = {
         name
         for module in pkgutil.walk_packages(training.__path__, "scorefield.training.")

@@ -87,6 +87,21 @@ ENERGY = [
 ]
 
 
+CLASSIFIER = [
+    "experiment=digits_classifier",
+    "net.channels=8",
+    "net.blocks=1",
+    "net.embedding.dim=8",
+    "data.batch_size=16",
+    "callbacks.log.every=3",
+    "callbacks.checkpoint.every=5",
+    "callbacks.accuracy.levels=3",
+    "callbacks.accuracy.n=41",
+    "trainer.val_check_interval=4",
+    "steps=8",
+]
+
+
 def compose_config(*overrides: str, name: str = "train") -> dict[str, Any]:
     """The resolved configuration that a command line would give; values below a group may be new ones."""
     overrides = tuple(
@@ -111,6 +126,10 @@ def digits(run_dir: Path, *overrides: str) -> dict[str, Any]:
 
 def energy(run_dir: Path, *overrides: str) -> dict[str, Any]:
     return compose_config(*ENERGY, f"run_dir={run_dir}", *overrides)
+
+
+def classifier(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    return compose_config(*CLASSIFIER, f"run_dir={run_dir}", *overrides)
 
 
 def fit(config: dict[str, Any], checkpoint: Path | None = None, *callbacks: Any) -> Parts:

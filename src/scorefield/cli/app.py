@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from scorefield.cli.compose import Composed, Problem, conf_dir, jobs
 from scorefield.cli.exits import answered, end_with_the_sweep
 from scorefield.cli.launcher import quoted
-from scorefield.cli.sweep import RECORD, conclude, sweep_name
+from scorefield.cli.sweep import conclude, sweep_name
 from scorefield.errors import Exit, UserError
 
 
@@ -38,9 +38,11 @@ def run_app(config_name: str, action: Callable[[DictConfig], Any]) -> None:
         return
     directory = _sweep_dir(config_name, asked.overrides, found)
     sys.argv.append(f"hydra.sweep.dir={quoted(str(directory))}")
+    own = next((str(job.hydra["launcher"]["_target_"]) for job in found if job.hydra), "").endswith(".Processes")
+    if config_name == "train" and not own:  # its runs name their folders themselves: below the sweep's
+        sys.argv.append(f"outputs={quoted(str(directory))}")
     start()
-    if (directory / RECORD).exists():  # of our own launcher's
-        sys.exit(conclude(directory))
+    sys.exit(conclude(directory))
 
 
 def _sweep_dir(config_name: str, overrides: Sequence[str], jobs: Sequence[Composed]) -> Path:

@@ -22,6 +22,7 @@ from scorefield.kernels import Mala, Stay
 from scorefield.models import (
     Classifier,
     ClassifierGuided,
+    Compute,
     DensityModel,
     EnergyModel,
     Guided,
@@ -254,10 +255,16 @@ def classifier_is_trained_as_one(draft: Draft) -> Iterator[str]:
     elif draft.config["data"].get("label_dropout", 0.0):
         yield "model=classifier needs every label; give data.label_dropout=0"
     if isinstance(objective, Objective) and not isinstance(objective, CrossEntropy):
-        yield f"model=classifier is no model of the data that {type(objective).__name__} could train; choose objective=cross_entropy"
+        yield (
+            f"model=classifier is no model of the data that {type(objective).__name__} could train; choose "
+            "objective=cross_entropy"
+        )
     for name, callback in draft.parts["callbacks"].items():
         if hasattr(callback, "sampler") or hasattr(callback, "flow"):
-            yield f"callbacks.{name} samples from the model, and model=classifier is none of the data; use callbacks=classifier"
+            yield (
+                f"callbacks.{name} samples from the model, and model=classifier is none of the data; use "
+                "callbacks=classifier"
+            )
 
 
 def guidance_fits(draft: Draft) -> Iterator[str]:
@@ -283,7 +290,7 @@ def guidance_fits(draft: Draft) -> Iterator[str]:
 def guidance_can_be_stored(draft: Draft) -> Iterator[str]:
     """A run's configuration names no other run."""
     if getattr(draft.parts.get("guidance"), "func", None) is ClassifierGuided:
-        yield "guidance=classifier reads another run, which training does not; give it to `scorefield sample` or evaluate"
+        yield "guidance=classifier reads another run, which training does not; give it to sample, edit or evaluate"
 
 
 def densities_are_known(draft: Draft) -> Iterator[str]:
@@ -452,7 +459,8 @@ def _wrong_grid(sampler: Sampler, schedule: Schedule) -> Iterator[str]:
         return
     steps = times.diff()
     moving = steps if not isinstance(sampler.predictor, Stay) else steps[:-1]  # a ladder ends at its last level
-    if not times.isfinite().all() or not (moving < 0).all() or (steps > 0).any():
+    rising = sampler.moves - sampler.grid.descents(sampler.steps)  # as RePaint's grid does
+    if not times.isfinite().all() or not (moving != 0).all() or int((steps > 0).sum()) != rising:
         yield f"{sampler.grid} gives times that do not decrease under {schedule}"
     elif times[0] > schedule.t_max or times[-1] < schedule.t_min:
         yield f"{sampler.grid} runs from t={float(times[0]):.4g} to {float(times[-1]):.4g}, outside of {schedule}"
@@ -469,6 +477,14 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
                 f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
                 f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
             )
+
+
+def compute_is_heard(draft: Draft) -> Iterator[str]:
+    """Only networks whose output is the prediction have settings for their calls."""
+    asked = draft.parts.get("compute")
+    if isinstance(asked, Compute) and asked != Compute() and not isinstance(draft.parts["model"], NetworkModel):
+        kind = type(draft.parts["model"]).__name__
+        yield f"compute={asked} is for model=network; {kind} does not read it, choose compute=plain"
 
 
 def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
@@ -571,6 +587,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         densities_are_known,
         likelihood_has_a_density,
         dequantisation_fits_data,
+        compute_is_heard,
         quality_knows_the_images,
         evaluations_take_place,
     ),
@@ -579,6 +596,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
     "edit": (counts_are_positive, seed_is_one, device_exists, pictures_are_given),
     "convert": (seed_is_one, name_is_a_folder, data_are_described),
     "recipe": (counts_are_positive, seed_is_one, data_are_described),
+    "stats": (counts_are_positive, device_exists, data_are_described),
     "evaluation": (
         devices_exist,
         data_are_described,

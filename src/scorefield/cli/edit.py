@@ -9,13 +9,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from scorefield.cli.app import refuse, run_app
-from scorefield.cli.pictures import Given, complete, sheet
+from scorefield.cli.pictures import Given, complete
 from scorefield.cli.runs import UserError, fingerprint, load_run, make, make_data, stored_config
 from scorefield.cli.sample import known_label
 from scorefield.editing import Edit
 from scorefield.noise import IndexedNoise
 from scorefield.records.files import write_atomically
-from scorefield.records.pictures import save_png
+from scorefield.records.pictures import image_rows, save_png
 from scorefield.records.rundir import RunDir
 
 _ASKED = ("weights", "label", "edit", "guidance", "images", "examples")
@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
         raise UserError(f"edit: {error}") from error
     made = [data.from_model(x).cpu() for x in edited]
     out.mkdir(parents=True, exist_ok=True)
-    save_png(out / "edited.png", sheet([data.display(x) for x in (given.x, *made)]))
+    save_png(out / "edited.png", image_rows([data.display(x) for x in (given.x, *made)]))
     protocol = {"run_dir": asked["run_dir"], "seed": asked["seed"], **told}
     write_atomically(out / "protocol.json", json.dumps(protocol, indent=2).encode())
     np.savez_compressed(

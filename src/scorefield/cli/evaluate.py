@@ -1,4 +1,4 @@
-"""scorefield evaluate: measure the weights of a run, with its own settings or with other samplers and solvers."""
+"""scorefield evaluate: measure the weights of a run, with other samplers and solvers if asked, or images."""
 
 import time
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from scorefield.cli import images
 from scorefield.cli.app import refuse, run_app
 from scorefield.cli.runs import (
     Config,
@@ -28,6 +29,13 @@ def main(config: DictConfig) -> None:
     """Evaluate the newest checkpoint and write a record of its own below the run's directory."""
     asked = OmegaConf.to_container(config, resolve=True)
     assert isinstance(asked, dict)
+    if (asked["run_dir"] is None) == (asked["images"] is None):
+        raise UserError(
+            "give either run_dir=RUN_DIR or images=FOLDER_OR_FILE: whose weights, or which images, to measure"
+        )
+    if asked["images"] is not None:
+        images.main({str(key): value for key, value in asked.items()})
+        return
     run = RunDir(Path(asked["run_dir"]))
     stored = stored_config(run)
     checkpoint = newest_checkpoint(run)
@@ -89,6 +97,8 @@ def _adapted(node: Config, asked: Config) -> dict[str, Any]:
         "flow": "flow" in node,
         "dequantisation": "flow" in node or "bound" in node,
         "n_final": drawn and "n_final" in node,
+        "extractor": "extractor" in node,
+        "reference": "extractor" in node,
     }
     for key, name in {
         "sampler": "sampler",
@@ -96,6 +106,8 @@ def _adapted(node: Config, asked: Config) -> dict[str, Any]:
         "flow": "likelihood",
         "dequantisation": "dequantisation",
         "n_final": "n",
+        "extractor": "extractor",
+        "reference": "reference",
     }.items():
         value = asked.get(name) or None
         if value is not None and belongs[key]:

@@ -9,6 +9,7 @@ any command, so this module loads nothing heavy.
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,8 +134,9 @@ def command_module() -> str:
 
 def quoted(text: str) -> str:
     """A text as Hydra's command line takes it, whatever characters it holds."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    # A backslash is only one that escapes where a quotation mark follows, the closing one included.
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)
+    return '"' + re.sub(r"(\\+)$", r"\1\1", escaped) + '"'
 
 
 def _flags() -> list[str]:

@@ -5,16 +5,18 @@ import sys
 
 COMMANDS = {
     "train": "train a model, evaluate it and write its report",
-    "resume": "go on with an interrupted run: scorefield resume RUN_DIR",
-    "evaluate": "evaluate the weights of a run: scorefield evaluate run_dir=RUN_DIR",
+    "resume": "go on with an interrupted run or sweep: scorefield resume DIR",
+    "evaluate": "evaluate the weights of a run, or images: scorefield evaluate run_dir=RUN_DIR",
+    "stats": "features of a whole split, for evaluate to compare with: scorefield stats data=NAME out=FILE.npz",
     "convert": "make a run of a published checkpoint",
     "sample": "draw samples from a run's model: scorefield sample run_dir=RUN_DIR n=64",
     "table": "compare runs: scorefield table DIR...",
+    "wandb": "send offline runs to W&B: scorefield wandb upload DIR...",
     "edit": "edit pictures through a run's model: scorefield edit run_dir=RUN_DIR images=FILE edit=sdedit",
     "recipe": "NCSNv2's noise levels and step size for a data set: scorefield recipe data=NAME",
 }
 
-WITHOUT_CONFIGURATION = ("resume", "table")  # their options are argparse's, not Hydra's
+WITHOUT_CONFIGURATION = ("resume", "table", "wandb")  # their options are argparse's, not Hydra's
 
 
 def usage() -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scorefield.cli.runs import make
@@ -15,7 +14,6 @@ from scorefield.data.files import pictures
 from scorefield.errors import UserError
 from scorefield.noise import IndexedNoise
 from scorefield.operators import LinearOperator
-from scorefield.records.pictures import image_grid
 
 
 def complete(node: Mapping[str, Any], **parts: Any) -> Any:
@@ -89,11 +87,6 @@ class Observation:
     def shown(self, data: Data) -> Tensor:
         """The observation as a picture: A^T y, the shortest x that explains it, in the data's own values."""
         return data.from_model(self.operator.adjoint(self.y))
-
-
-def sheet(columns: list[Tensor]) -> Image.Image:
-    """Pictures side by side, a row for each of J: columns of pixels (J, C, H, W), uint8."""
-    return image_grid(torch.stack(columns, 1).flatten(0, 1), len(columns))
 
 
 def spread(data: Data, samples: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from scorefield.models import ScoreModel
 from scorefield.records import checkpoints
 from scorefield.records.result import config_hash
 from scorefield.records.rundir import RunDir
-from scorefield.training.callbacks import Stopwatch
+from scorefield.training.callbacks import Agreement, Stopwatch
 from scorefield.training.checkpoint_io import RunCheckpointIO
 from scorefield.training.datamodule import DataModule
 from scorefield.training.ema import EMA, averaged_state
@@ -67,6 +67,8 @@ def make(node: Any, **extra: Any) -> Any:
         return instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
+        if isinstance(cause, UserError):  # another run that cannot be read says so itself
+            raise cause from error
         if isinstance(cause, ValueError | MisconfigurationException):  # how constructors refuse an argument
             raise UserError(f"{node['_target_']}: {cause}") from error
         raise
@@ -119,7 +121,8 @@ def build(config: Config) -> Parts:
         conditional,
         config["data"].get("label_dropout", 0.0),
     )
-    callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node] + [Stopwatch()]
+    callbacks = [make(node) for node in (config["ema"], *config["callbacks"].values()) if node]
+    callbacks += [Stopwatch(), Agreement(f"{fingerprint(config)}-seed{seed}")]
     loggers = [make(node) for node in config["logger"].values() if node is not None]
     for logger in loggers:
         if isinstance(logger, RunLogger):

@@ -12,13 +12,13 @@ from rich.progress import track
 from torch import Tensor
 
 from scorefield.cli.app import refuse, run_app
-from scorefield.cli.pictures import Observation, complete, sheet, spread
+from scorefield.cli.pictures import Observation, complete, spread
 from scorefield.cli.runs import UserError, fingerprint, load_run, make, make_data, stored_config
 from scorefield.data import Data
 from scorefield.models import ScoreModel
 from scorefield.records.figures import scatter2d
 from scorefield.records.files import write_atomically
-from scorefield.records.pictures import save_gif, save_png
+from scorefield.records.pictures import image_rows, save_gif, save_png
 from scorefield.records.rundir import RunDir
 from scorefield.training.callbacks.samples import AnySampler, Frames, draw, picture
 
@@ -27,7 +27,7 @@ _ASKED = ("weights", "label", "guidance", "observation", "constraint", "posterio
 
 
 def main(config: DictConfig) -> None:
-    """Draw ``n`` samples, or ``n`` of each picture; write them as numbers, as a picture and as the path of the first."""
+    """Draw ``n`` samples, or ``n`` of each picture; write them as numbers, a picture and the path of the first."""
     asked: Any = OmegaConf.to_container(config, resolve=True)
     run = RunDir(Path(asked["run_dir"]))
     stored = stored_config(run)
@@ -100,7 +100,7 @@ class Drawing:
     ) -> tuple[Tensor, float]:
         """Samples (J, n, *shape) in the data's own values, J = 1 without an observation, and evaluations of each."""
         rows = 1 if observation is None else len(observation.y)
-        self.frames = Frames(getattr(self.sampler, "steps", 1))
+        self.frames = Frames(getattr(self.sampler, "moves", 1))
         parts, nfe = [], 0.0
         for number, batch in enumerate(track(torch.arange(rows * n).split(batch_size), description="sampling")):
             cond = {} if label is None else {"label": torch.full((len(batch),), label, device=self.device)}
@@ -129,7 +129,7 @@ def write_observed(out: Path, data: Data, observation: Observation, samples: Ten
     """A row for each picture: what was observed, samples, their spread, and the picture itself."""
     shown = [data.display(observation.shown(data)), *(data.display(x) for x in samples[:, :columns].unbind(1))]
     shown += [spread(data, samples)] if samples.shape[1] > 1 else []
-    save_png(out / "samples.png", sheet([*shown, data.display(observation.given.x)]))
+    save_png(out / "samples.png", image_rows([*shown, data.display(observation.given.x)]))
     np.savez_compressed(
         out / "samples.npz",
         samples=samples.numpy(),

@@ -16,7 +16,8 @@ from scorefield.constraints import Constraint
 from scorefield.data import Data
 from scorefield.dequantisation import Dequantisation
 from scorefield.editing import Edit
-from scorefield.models import Parametrization, ScoreModel
+from scorefield.metrics.features import FeatureExtractor
+from scorefield.models import Compute, Parametrization, ScoreModel
 from scorefield.objectives import Objective
 from scorefield.operators import LinearOperator
 from scorefield.probability_flow import ProbabilityFlow
@@ -54,6 +55,7 @@ class Train(TypedDict):
     net: nn.Module
     parametrization: Parametrization
     model: ScoreModel
+    compute: NotRequired[Compute]  # runs of earlier versions have none
     times: TimeLaw
     objective: Objective
     optim: OptimNode
@@ -79,7 +81,14 @@ class Train(TypedDict):
 class Evaluate(TypedDict):
     """conf/evaluate.yaml."""
 
-    run_dir: str
+    run_dir: str | None
+    images: str | None
+    reference: str | None
+    reference_n: int | None
+    standardise: bool
+    out: str | None
+    device: str
+    extractor: NotRequired[Callable[[], FeatureExtractor] | None]
     weights: Literal["ema", "raw"]
     seed: int
     only: list[str] | None
@@ -170,6 +179,18 @@ class RecipeOf(TypedDict):
     seed: int
 
 
+class Stats(TypedDict):
+    """conf/stats.yaml."""
+
+    data: DataNode
+    extractor: Callable[[], FeatureExtractor]
+    split: Literal["train", "validation", "test"]
+    out: str
+    features: bool
+    batch_size: int
+    device: str
+
+
 # A stored configuration that is evaluated or sampled from has a trainer or a sampler of another command.
 SCHEMAS = {
     "train": Train,
@@ -178,6 +199,7 @@ SCHEMAS = {
     "edit": EditOf,
     "convert": Convert,
     "recipe": RecipeOf,
+    "stats": Stats,
     "evaluation": Train,
     "drawing": Train,
 }

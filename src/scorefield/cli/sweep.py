@@ -84,7 +84,7 @@ class Sweep:
         try:
             record = yaml.safe_load(file.read_bytes())
             return cls(path, shlex.split(record["command"]), [Job(**job) for job in record["jobs"]])
-        except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise BadFileError(f"{file} is damaged: expected a sweep's record, found {error!r}") from error
 
     def of(self, *states: State) -> list[Job]:
@@ -102,6 +102,8 @@ class Sweep:
 
     def summary(self) -> str:
         """How many jobs are in which state, and those that did not finish by name."""
+        if not self.jobs:
+            return f"the jobs have ended: {self.path}"
         counts = [f"{len(jobs)} {state}" for state in _ORDER if (jobs := self.of(state))]
         lines = [f"{len(self.jobs)} jobs: {', '.join(counts)}"]
         for job in self.of("failed", "interrupted"):
@@ -141,9 +143,10 @@ def job_name(overrides: Iterable[tuple[str, Any]]) -> str:
     pairs = [(key, str(value)) for key, value in overrides]
     if not pairs:
         return "job"
-    whole = "_".join(f"{key.rpartition('.')[2].rpartition('/')[2].lstrip('+~')}-{value}" for key, value in pairs)
+    ends = [re.sub(r".*[./](?=[^./]*[A-Za-z])", "", key).lstrip("+~") for key, _ in pairs]
+    whole = "_".join(f"{end}-{value}" for end, (_, value) in zip(ends, pairs, strict=True))
     name = _UNSAFE.sub("-", whole)[:_LONGEST].strip(".")
-    if name == whole and len({key.rpartition(".")[2] for key, _ in pairs}) == len(pairs):
+    if name == whole and len(set(ends)) == len(pairs):
         return name
     return f"{name}-{hashlib.sha256(repr(pairs).encode()).hexdigest()[:8]}"
 
@@ -157,7 +160,8 @@ def sweep_name(command: str, name: str | None, overrides: Sequence[str]) -> str:
 
 def conclude(directory: Path) -> int:
     """Say how a sweep has ended and how to go on, write its table, and give the exit code."""
-    sweep = Sweep.read(directory)
+    recorded = (directory / RECORD).exists()  # other launchers keep none, and have ended with an error where one failed
+    sweep = Sweep.read(directory) if recorded else Sweep(directory, [])
     print(sweep.summary(), flush=True)
     if sweep.tabled():
         print(f"table: {directory / TABLE}", flush=True)

@@ -38,6 +38,8 @@ def mistakes_of_a_sweep(
             yield Problem("", str(error))
         except TypeError as error:
             yield Problem("", f"hydra.launcher: {error}")
+    if any(text.startswith("sweep=") for job in sweep for text in job.swept):
+        yield Problem("", "sweep=a,b would run one sweep after the other; sweep=[a,b] is their product")
     if command != "train":
         return
     composed = [(job, job.values) for job in sweep if job.values is not None]
@@ -74,7 +76,7 @@ def refuse_foreign(record: Path, words: Sequence[str]) -> None:
     from scorefield.cli.stored import is_part_of_a_run
 
     command, *arguments = words or [""]
-    if command not in ("train", "evaluate", "sample", "convert", "recipe"):
+    if command not in ("train", "evaluate", "sample", "convert", "recipe", "stats"):
         raise BadFileError(f"{record} asks for the command {command!r}, which is none that is swept")
     asked = get_args_parser().parse_args(arguments)
     for job in jobs(command, asked.overrides, True, asked.config_dir, asked.config_path):

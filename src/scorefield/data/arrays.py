@@ -1,5 +1,6 @@
-"""Images of your own, from one file of NumPy, with labels or without."""
+"""Images of your own, from one file of NumPy or from a folder or zip file of images, with labels or without."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,20 +9,20 @@ import numpy as np
 import torch
 
 from scorefield.data.base import Data, Split
+from scorefield.data.files import image_set
 from scorefield.data.transforms import Transform, to_symmetric_unit
 from scorefield.errors import BadFileError
 
 SPLIT_SEED = 20210501  # fixes which images are held out
 
 
-class ArrayImages(Data):
-    """Grey levels 0 ... 255 of images: a .npy file, or an .npz file with ``images`` and, for classes, ``labels`` (N,).
+class OwnImages(Data):
+    """Grey levels 0 ... 255 of images from one place; a fixed shuffled order parts them.
 
-    The array is uint8, (N, H, W, C) or (N, C, H, W). Test and validation images are the first of a fixed shuffled
-    order.
+    Test and validation images are the first of that order.
 
     Args:
-        path: the file.
+        path: where they are.
         shape: (C, H, W) of an image.
         held_out: number of images set aside for validation.
         tested: number of images set aside for the reported numbers.
@@ -29,7 +30,6 @@ class ArrayImages(Data):
         transform: to model space; None is [-1, 1).
     """
 
-    name = "array"
     levels = 256
 
     def __init__(
@@ -53,16 +53,42 @@ class ArrayImages(Data):
         self.classes = classes
         self.transform = to_symmetric_unit(self.levels) if transform is None else transform
 
+    @abstractmethod
+    def read(self) -> Split:
+        """All images in the order of the files, with labels where ``classes`` asks for them."""
+
     @cached_property
     def _shuffled(self) -> Split:
-        images, labels = self._read()
-        if len(images) < self.held_out + self.tested:
+        whole = self.read()
+        if len(whole) <= self.held_out + self.tested:
             raise ValueError(
-                f"{self.path} holds {len(images)} images, fewer than held_out={self.held_out} and tested={self.tested}"
+                f"{self.path} holds {len(whole)} images, and held_out={self.held_out} and tested={self.tested} leave "
+                "none to train on"
             )
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(images))
-        kept = None if labels is None else torch.from_numpy(labels[order]).long()
-        return Split(torch.from_numpy(np.ascontiguousarray(images[order])), kept)
+        return whole[torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(len(whole)))]
+
+    def test(self) -> Split:
+        return self._shuffled[: self.tested]
+
+    def validation(self) -> Split:
+        return self._shuffled[self.tested : self.tested + self.held_out]
+
+    def train(self) -> Split:
+        return self._shuffled[self.tested + self.held_out :]
+
+
+class ArrayImages(OwnImages):
+    """Images of one .npy file, or of an .npz file with ``images`` and, for classes, ``labels`` (N,).
+
+    The array is uint8, (N, H, W, C) or (N, C, H, W). The arguments are those of `OwnImages`.
+    """
+
+    name = "array"
+
+    def read(self) -> Split:
+        images, labels = self._read()
+        kept = None if labels is None else torch.from_numpy(labels).long()
+        return Split(torch.from_numpy(np.ascontiguousarray(images)), kept)
 
     def _read(self) -> tuple[np.ndarray, np.ndarray | None]:
         if not self.path.is_file():
@@ -92,11 +118,22 @@ class ArrayImages(Data):
             )
         return images, labels
 
-    def test(self) -> Split:
-        return self._shuffled[: self.tested]
 
-    def validation(self) -> Split:
-        return self._shuffled[self.tested : self.tested + self.held_out]
+class ImageFolder(OwnImages):
+    """PNG and JPEG images below a folder or in a zip file, see `image_set`.
 
-    def train(self) -> Split:
-        return self._shuffled[self.tested + self.held_out :]
+    Classes are those of ``dataset.json`` or of the folders, in alphabetical order. The arguments are those of
+    `OwnImages`.
+    """
+
+    name = "folder"
+
+    def read(self) -> Split:
+        x, labels = image_set(self.path, self.shape)
+        if self.classes is None:
+            return Split(x)
+        if labels is None or int(labels.max()) >= self.classes:
+            found = "no labels" if labels is None else f"classes up to {int(labels.max())}"
+            expected = f"expected classes from 0 to {self.classes - 1}, by dataset.json or a folder for each"
+            raise BadFileError(f"{self.path}: {expected}, found {found}")
+        return Split(x, labels)

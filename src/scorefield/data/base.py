@@ -7,7 +7,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-from scorefield.data.transforms import Transform, dequantise, quantise, to_uint8
+from scorefield.data.transforms import Transform, dequantise, from_uint8, quantise, to_uint8
 from scorefield.noise import Noise
 
 
@@ -101,7 +101,7 @@ class Data(ABC):
 
     def from_pixels(self, pixels: Tensor) -> Tensor:
         """Pixels of a picture, uint8 in 0..255, to the nearest grey levels: the inverse of `display`."""
-        return (pixels.float() * (self._levels() - 1) / 255).round().to(torch.uint8)
+        return from_uint8(pixels, self._levels())
 
     def observable(self, x: Tensor) -> Tensor:
         """Examples of a split to model space without randomness: a grey level to the middle of its interval."""

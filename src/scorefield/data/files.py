@@ -5,7 +5,9 @@ Every refusal is a `BadFileError` that names the file, what was expected and wha
 """
 
 import gzip
+import json
 import math
+import os
 import struct
 import zipfile
 import zlib
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -75,9 +77,90 @@ def class_folders(root: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return x, torch.tensor([classes.index(name.split("/")[-2]) for name in names])
 
 
+def image_set(root: Path, shape: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor | None]:
+    """All PNG and JPEG images (N, C, H, W), uint8, below a folder or in a zip file, in the order of their names.
+
+    Labels (N,) come from ``dataset.json`` where there is one, ``{"labels": [[name, class], ...]}`` as EDM's data sets
+    have it (Karras et al. 2022), and else from the names of the folders where every image lies in one.
+
+    Args:
+        root: the folder or zip file.
+        shape: (C, H, W) of every image, C = 1 or 3; None takes that of the first one.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or no image in it.
+        BadFileError: something in it is no image of this shape, or a label is missing.
+    """
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: expected a folder or a zip file of PNG or JPEG images")
+    with _files(root) as files:
+        names = sorted(name for name in files if Path(name).suffix.lower() in _SUFFIXES)
+        if not names:
+            raise FileNotFoundError(f"{root} holds no PNG or JPEG image")
+        if len(names) > _MOST_FILES:
+            raise BadFileError(f"{root} holds {len(names)} images, expected {_MOST_FILES} at most")
+        first = f"{names[0]} in {root}"
+        shape = _declared(*files[names[0]], first) if shape is None else shape
+        _require_memory(len(names) * math.prod(shape), root)
+        modes = ("L",) if shape[0] == 1 else ("RGB",)
+        x = torch.empty((len(names), *shape), dtype=torch.uint8)
+        for row, name in zip(x, names, strict=True):
+            row.copy_(_image(*files[name], shape, f"{name} in {root}", modes))
+        if "dataset.json" in files:
+            return x, _edm_labels(*files["dataset.json"], names, root)
+    folders = {name.rpartition("/")[0] for name in names}
+    if "" in folders or len(folders) < 2:
+        return x, None
+    classes = sorted(folders)
+    return x, torch.tensor([classes.index(name.rpartition("/")[0]) for name in names])
+
+
+def _declared(size: int, read: Callable[[], bytes], where: str) -> tuple[int, int, int]:
+    """(C, H, W) that an image file declares; no pixel is decoded."""
+    if size > _MOST_BYTES:
+        raise BadFileError(f"{where}: expected an image in {_MOST_BYTES} bytes at most, found {size} bytes")
+    try:
+        with Image.open(BytesIO(read()), formats=("PNG", "JPEG")) as image:
+            return {"L": 1}.get(image.mode, 3), image.height, image.width
+    except Exception as error:  # archives and decoders answer damage with many kinds of error
+        raise BadFileError(f"{where}: expected a PNG or JPEG image, found none ({error})") from error
+
+
+def _require_memory(wanted: int, root: Path) -> None:
+    """Refuse images that do not fit the machine's memory before they fill it."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if wanted > there:
+        raise BadFileError(f"{root}: its images take {wanted >> 20} MiB in memory, and this machine has {there >> 20}")
+
+
+def _edm_labels(size: int, read: Callable[[], bytes], names: list[str], root: Path) -> Tensor | None:
+    """The classes of ``names`` in a ``dataset.json``, or None where it declares none."""
+    where = f"dataset.json in {root}"
+    if size > _MOST_BYTES * 16:
+        raise BadFileError(f"{where}: {size} bytes are more than the labels of {len(names)} images take")
+    try:
+        labels = json.loads(read())["labels"]
+        if labels is None:
+            return None
+        known = {str(name): label for name, label in labels}
+    except BadFileError:
+        raise
+    except Exception as error:  # whatever else the file holds
+        raise BadFileError(f'{where}: expected {{"labels": [[name, class], ...]}} ({error!r})') from error
+    found = [known.get(name) for name in names]
+    for name, label in zip(names, found, strict=True):
+        if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+            raise BadFileError(f"{where}: expected a class from 0 for {name}, found {label!r}")
+    return torch.tensor(found)
+
+
 @contextmanager
 def _files(root: Path) -> Iterator[_Files]:
-    """The files of a folder or of a zip file."""
+    """The files of a folder or of a zip file.
+
+    Raises:
+        BadFileError: the file is no zip archive, or a member's name leads out of it.
+    """
     if root.is_dir():
         paths = (path for path in root.rglob("*") if path.is_file())
         yield {path.relative_to(root).as_posix(): (path.stat().st_size, path.read_bytes) for path in paths}
@@ -89,6 +172,9 @@ def _files(root: Path) -> Iterator[_Files]:
             f"{root}: expected a zip archive with a folder of images for each class ({error})"
         ) from error
     with archive:
+        for member in archive.infolist():
+            if member.filename.startswith(("/", "\\")) or ".." in PurePosixPath(member.filename).parts:
+                raise BadFileError(f"{root}: {member.filename} in it leads out of the archive")
         yield {member.filename: (member.file_size, partial(_member, archive, member)) for member in archive.infolist()}
 
 

@@ -174,3 +174,8 @@ def quantise(x: Tensor, levels: int) -> Tensor:
 def to_uint8(brightness: Tensor) -> Tensor:
     """Brightness in [0, 1] to 0..255: clamp, scale, round to the nearest. The only place where pixels are rounded."""
     return brightness.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def from_uint8(pixels: Tensor, levels: int) -> Tensor:
+    """Pixels 0..255 to the nearest of L grey levels, uint8: the inverse of `to_uint8` at levels / (L - 1)."""
+    return (pixels.float() * (levels - 1) / 255).round().to(torch.uint8)

@@ -83,6 +83,31 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Measured
 
 
 @torch.no_grad()
+def fidelity(
+    extractor: FeatureExtractor, features: Tensor, reference: Tensor | None, seed: int = 0
+) -> dict[str, Measured]:
+    """All of the above by name: ``kid``, ``precision`` and ``recall`` against a reference, ``inception_score``.
+
+    Args:
+        extractor: gives the class logits.
+        features: features of samples, (N, D), on the CPU.
+        reference: features of real examples, (M, D); without them the Inception score alone is measured.
+        seed: of the subsets and the order.
+    """
+    logits = extractor.logits(features.to(next(extractor.parameters()).device)).cpu()
+    found = {"inception_score": inception_score(logits, seed=seed)}
+    if reference is None:
+        return found
+    precision, recall = precision_recall(features, reference)
+    return {
+        "kid": kernel_distance(features, reference, seed=seed),
+        "precision": precision,
+        "recall": recall,
+        **found,
+    }
+
+
+@torch.no_grad()
 def class_agreement(extractor: FeatureExtractor, features: Tensor, labels: Tensor) -> float:
     """Fraction of conditional samples that the extractor's classifier gives the class they were drawn for.
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,12 +84,18 @@ class FeatureStatistics:
         """The same statistics on another device."""
         return FeatureStatistics(self.n, self.total.to(device), self.outer.to(device), self.protocol)
 
-    def save(self, path: Path) -> None:
-        """Write ``mu``, ``sigma`` and ``n`` to an npz file, as other projects do, and the protocol as JSON."""
+    def save(self, path: Path, more: Mapping[str, np.ndarray] | None = None) -> None:
+        """Write ``mu``, ``sigma``, ``n``, as other projects do, the protocol as JSON, and ``more`` to an npz file."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        mu, sigma = self.mean.cpu().numpy(), self.cov.cpu().numpy()
+        arrays: dict[str, Any] = {
+            **(more or {}),
+            "mu": self.mean.cpu().numpy(),
+            "sigma": self.cov.cpu().numpy(),
+            "n": np.int64(self.n),
+            "protocol": np.array(json.dumps(dict(self.protocol))),
+        }
         with path.open("wb") as file:
-            np.savez(file, mu=mu, sigma=sigma, n=np.int64(self.n), protocol=np.array(json.dumps(dict(self.protocol))))
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path, n: int | None = None) -> "FeatureStatistics":

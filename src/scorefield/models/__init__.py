@@ -1,5 +1,6 @@
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.models.classifier import Classifier
+from scorefield.models.compute import Compute
 from scorefield.models.density import DensityModel
 from scorefield.models.energy import EnergyModel
 from scorefield.models.exact_posterior import ExactPosterior, MixtureLaw
@@ -27,6 +28,7 @@ __all__ = [
     "ChainIndex",
     "Classifier",
     "ClassifierGuided",
+    "Compute",
     "Cond",
     "DensityModel",
     "EnergyModel",

@@ -23,7 +23,7 @@ def without_class(label: Tensor) -> Tensor:
 
 
 def drop_labels(cond: Cond | None, rate: float, noise: Noise) -> Cond | None:
-    """The conditions with each label replaced by "no class" with probability ``rate`` (Ho & Salimans 2022, algorithm 1).
+    """The conditions, each label replaced by "no class" with probability ``rate`` (Ho & Salimans 2022, algorithm 1).
 
     Args:
         cond: conditions; without labels, or at rate 0, they come back as they are and nothing is drawn.

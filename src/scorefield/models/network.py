@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from scorefield.data.transforms import Transform
 from scorefield.models.base import Cond, ScoreModel
+from scorefield.models.compute import Compute
 from scorefield.models.parametrization import Parametrization
 from scorefield.prediction import Prediction
 from scorefield.schedules import Schedule
@@ -22,6 +23,10 @@ class NetworkModel(ScoreModel):
         schedule: the schedule that perturbs the data.
         parametrization: target, input scale and label.
         transform: from data to the space of x, for a model that comes without its data set; nothing here reads it.
+        compute: how the network's calls are carried out; None leaves them as they are.
+
+    Raises:
+        ValueError: a setting of ``compute`` means nothing for this network.
     """
 
     def __init__(
@@ -30,11 +35,14 @@ class NetworkModel(ScoreModel):
         schedule: Schedule,
         parametrization: Parametrization,
         transform: Transform | None = None,
+        compute: Compute | None = None,
     ) -> None:
         super().__init__(schedule)
         self.net = net
         self.parametrization = parametrization
         self.transform = transform
+        self.compute = Compute() if compute is None else compute
+        self.compute.prepare(net)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,5 +55,6 @@ class NetworkModel(ScoreModel):
         label = p.label(self.schedule, t).to(dtype)
         classes = () if cond is None or "label" not in cond else (cond["label"],)
         scaled = per_sample(scale, x) * x.to(dtype)
-        out = self.net(scaled + p.input_shift if p.input_shift else scaled, label, *classes)
+        shifted = scaled + p.input_shift if p.input_shift else scaled
+        out = self.compute.call(self.net, shifted, label, *classes)
         return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

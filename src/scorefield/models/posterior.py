@@ -1,7 +1,8 @@
 """Scores of p(x_t | y) for an observation y = A x + std n: a term for log p(y | x_t) is added to any model's score.
 
-By Bayes' rule the score of the posterior is s(x_t) + grad log p(y | x_t), and p(y | x_t) is the mean of N(y; A x, std^2)
-over p(x | x_t). The methods differ in the Gaussian N(m, C) that stands for p(x | x_t), m = E[x | x_t] in all of them:
+By Bayes' rule the score of the posterior is s(x_t) + grad log p(y | x_t), and p(y | x_t) is the mean of
+N(y; A x, std^2) over p(x | x_t). The methods differ in the Gaussian N(m, C) that stands for p(x | x_t), m = E[x | x_t]
+in all of them:
 
     DPS                 C = 0                             underrates the uncertainty: too strong at large noise
     PiGDM               C = r_t^2 I                       exact if the data are N(., d^2 I)
@@ -99,9 +100,9 @@ class DPS(Observed):
 class NormalisedDPS(Observed):
     """W = 1 / (g^2 |y - A m|): the step rule of diffusion posterior sampling in continuous time.
 
-    Chung et al. 2023, algorithm 1 with the step size of its section on implementation, moves x by zeta grad |y - A m| in
-    each of N steps, whatever the noise level. With the reverse SDE that is this term with ``scale`` = zeta N / (t_max -
-    t_min): on VP and 1000 steps, 1000 zeta. It is no approximation of Bayes' rule.
+    The authors move x by zeta grad |y - A m| in each of N steps, whatever the noise level (Chung et al. 2023, step
+    sizes of the appendix). With the reverse SDE that is this term with ``scale`` = zeta N / (t_max - t_min): on VP and
+    1000 steps, 1000 zeta. It is no approximation of Bayes' rule.
     """
 
     def weigh(self, residual: Tensor, t: Tensor, pull: Pull) -> Tensor:
@@ -148,7 +149,8 @@ class MomentMatching(Observed):
 
     Tweedie's formula gives Cov[x | x_t] = sigma^2 / alpha J (Finzi et al. 2023; Boys et al. 2024; Rozet et al. 2024).
     The system is solved by conjugate gradients, one backward pass an iteration; m of them are exact for an y of m
-    entries and an exact score, whose J is symmetric.
+    entries and an exact score, whose J is symmetric. That of a trained network is so only nearly, which many iterations
+    magnify: with few, and small steps, hardly a sample is lost.
 
     Args:
         model: the prior; guided or not.
@@ -163,7 +165,7 @@ class MomentMatching(Observed):
         model: ScoreModel,
         operator: LinearOperator,
         std: float | Tensor = 0.0,
-        iterations: int = 5,
+        iterations: int = 2,
         scale: float = 1.0,
     ) -> None:
         super().__init__(model, operator, std, scale)

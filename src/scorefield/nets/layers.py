@@ -6,12 +6,13 @@ All keep x (B, C, H, W) free of in-place operations, so that they can be differe
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -48,7 +49,21 @@ class FiLM(nn.Module):
         return torch.addcmul(shift, x, 1 + scale)
 
 
-class ResidualBlock(nn.Module):
+class Recomputing(nn.Module):
+    """A block that can do without its activations between the forward and the backward pass (Chen et al. 2016).
+
+    With ``recompute`` they are computed again when they are needed, from the block's input and with the same dropout.
+    """
+
+    recompute = False
+
+    def __call__(self, *args: Any) -> Any:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(super().__call__, *args, use_reentrant=False)
+        return super().__call__(*args)
+
+
+class ResidualBlock(Recomputing):
     """x W + conv(dropout(silu(FiLM(norm(conv(silu(norm(x)))), c)))), the second convolution starting at zero.
 
     The pre-norm block of Dhariwal and Nichol 2021 (adaptive group normalisation, section 3). W is a 1x1 convolution
@@ -89,7 +104,7 @@ class ResidualBlock(nn.Module):
         return self.shortcut(self.resample(x)) + h
 
 
-class ShiftBlock(nn.Module):
+class ShiftBlock(Recomputing):
     """g (x W + conv(dropout(act(norm(conv(act(norm(x))) + V c))))), the second convolution starting at zero.
 
     The residual block of Ho et al. 2020 (g = 1) and, with g = 1 / sqrt(2), of Song et al. 2021 (appendix H.1). W is a
@@ -141,7 +156,7 @@ class ShiftBlock(nn.Module):
         return h if self.gain == 1 else self.gain * h
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Recomputing):
     """g (x + W softmax(q k^T / sqrt(d)) v) over all positions, pre-norm, W starting at zero.
 
     Vaswani et al. 2017, eq. 1.

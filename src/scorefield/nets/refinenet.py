@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scorefield.nets.layers import Recomputing
 from scorefield.recipe import Remembered
 
 _EPS = 1e-5
@@ -118,7 +119,7 @@ class PooledConv(nn.Module):
         return F.avg_pool2d(self.conv(x), 2)
 
 
-class RefineResidual(nn.Module):
+class RefineResidual(Recomputing):
     """S x + conv(act(norm(conv(act(norm(x)))))): the residual block of a level.
 
     Args:
@@ -157,7 +158,7 @@ class RefineResidual(nn.Module):
         return self.shortcut(x) + h
 
 
-class ConvUnit(nn.Module):
+class ConvUnit(Recomputing):
     """x + conv(act(norm(conv(act(norm(x)))))), convolutions without bias (Lin et al. 2017, section 3.2).
 
     Args:
@@ -207,7 +208,7 @@ class Fusion(nn.Module):
         return total
 
 
-class ChainedPooling(nn.Module):
+class ChainedPooling(Recomputing):
     """act(x) plus two more terms, each the convolved 5x5 pooling of the one before (Lin et al. 2017, section 3.2).
 
     Args:

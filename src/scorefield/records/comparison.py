@@ -15,11 +15,15 @@ from scorefield.records.runs import Run
 
 # Fields of a protocol that say what was found or what was evaluated, and not how it was measured.
 FOUND = {
+    "by_class",
     "by_level",
     "each",
     "extent",
     "floor",
+    "guidance",
+    "images",
     "kernel",
+    "kid_by_class",
     "lowest",
     "n_solver_error",
     "nfe",
@@ -123,7 +127,8 @@ class Comparison:
         if len(means) < 2:
             return set()
         best = min(means.values()) if metric.better == "less" else max(means.values())
-        return {i for i, mean in means.items() if mean == best}
+        found = {i for i, mean in means.items() if mean == best}
+        return found if len(found) < len(means) else set()  # where all are equal none is better
 
     def sorted(self, key: str, reverse: bool = False) -> "Comparison":
         """Groups in the order of a metric, the best first, or of a setting; those without it come last.

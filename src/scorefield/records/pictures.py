@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -54,6 +55,11 @@ def image_grid(images: Tensor, columns: int | None = None, scale: int | None = N
         block = image.transpose(1, 2, 0).repeat(scale, axis=0).repeat(scale, axis=1)
         canvas[top : top + height * scale, left : left + width * scale] = block
     return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
+
+
+def image_rows(columns: Sequence[Tensor], scale: int | None = None) -> Image.Image:
+    """Pictures side by side, a row for each: columns of images (J, C, H, W), as `image_grid` takes them."""
+    return image_grid(torch.stack(tuple(columns), 1).flatten(0, 1), len(columns), scale)
 
 
 def save_png(path: Path, image: Image.Image) -> None:

@@ -53,7 +53,7 @@ class RunLogger(Logger):
     def log_values(self, phase: Phase, step: int, images: int, values: Mapping[str, float | str]) -> None:
         """Record named values of a phase (train, validation, final) at an optimiser step."""
 
-    def log_picture(self, name: str, step: int, path: Path) -> None:
+    def log_picture(self, name: str, step: int, images: int, path: Path) -> None:
         """Show a picture that has been written to the run directory."""
 
     def rewind(self, step: int) -> None:
@@ -95,7 +95,8 @@ class WandbLogger(RunLogger):
     Args:
         run_dir: the run's directory.
         project: W&B project.
-        group: name that gathers the runs of a sweep.
+        group: name that gathers the runs of a sweep; None for that of the sweep whose directory the run lies in, or
+            else of the run.
         job_type: kind of job, e.g. "train".
         name: the run's display name.
         tags: tags to filter by.
@@ -141,8 +142,16 @@ class WandbLogger(RunLogger):
         )
         assert self._process.stdin is not None
         os.set_blocking(self._process.stdin.fileno(), False)
-        self._send("start", {**self._options, "dir": str(self.run_dir.path), "id": run_id, "config": self._config})
+        group = self._options["group"] or self._sweep() or self._config.get("name")
+        told = {**self._options, "group": group, "dir": str(self.run_dir.path), "id": run_id, "config": self._config}
+        self._send("start", told)
         return self._process
+
+    def _sweep(self) -> str | None:
+        """The name of the sweep that has made the run; found in its place, so that a resumed run keeps it."""
+        folders = list(self.run_dir.path.resolve().parents)[:2]  # launchers differ in how deep they put runs
+        records = ("sweep.yaml", "multirun.yaml")
+        return next((f.name for f in folders if any((f / record).exists() for record in records)), None)
 
     def _send(self, kind: str, content: Any) -> None:
         """Tell the process what to do; it says itself what has failed, and is not told anything from then on."""
@@ -195,8 +204,8 @@ class WandbLogger(RunLogger):
         self._send("log", {**{f"{phase}/{name}": v for name, v in values.items()}, "images": images, "step": step})
 
     @rank_zero_only
-    def log_picture(self, name: str, step: int, path: Path) -> None:
-        self._send("picture", {"name": name, "step": step, "path": str(path)})
+    def log_picture(self, name: str, step: int, images: int, path: Path) -> None:
+        self._send("picture", {"name": name, "step": step, "images": images, "path": str(path)})
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -222,6 +231,7 @@ def log_values(trainer: pl.Trainer, phase: Phase, images: int, values: Mapping[s
 
 def log_picture(trainer: pl.Trainer, name: str, path: Path) -> None:
     """Send a picture to every logger of the run."""
+    images = trainer.global_step * trainer.accumulate_grad_batches * trainer.datamodule.batch_size  # type: ignore[attr-defined]
     for logger in trainer.loggers:
         if isinstance(logger, RunLogger):
-            logger.log_picture(name, trainer.global_step, path)
+            logger.log_picture(name, trainer.global_step, images, path)

@@ -23,6 +23,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._run: Any = None
+        self._pictures = set[str]()
 
     def start(self, options: dict[str, Any]) -> None:
         import wandb
@@ -41,7 +42,11 @@ class Mirror:
     def picture(self, content: dict[str, Any]) -> None:
         import wandb
 
-        self._run.log({content["name"]: wandb.Image(content["path"]), "step": content["step"]})
+        name = content["name"]
+        if name not in self._pictures:
+            self._pictures.add(name)
+            self._run.define_metric(name, step_metric="images")
+        self._run.log({name: wandb.Image(content["path"]), "step": content["step"], "images": content["images"]})
 
     def summary(self, values: dict[str, float]) -> None:
         self._run.summary.update(values)

@@ -24,8 +24,8 @@ class Run:
     def __init__(self):
         self.summary = SimpleNamespace(update=lambda values: _called("summary", values))
 
-    def define_metric(self, name, **_):
-        _called("define", name)
+    def define_metric(self, name, step_metric=None):
+        _called("define", [name, step_metric])
 
     def log(self, row):
         _called("log", row)

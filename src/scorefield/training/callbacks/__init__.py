@@ -1,3 +1,4 @@
+from scorefield.training.callbacks.agreement import Agreement
 from scorefield.training.callbacks.chains import ChainReport
 from scorefield.training.callbacks.checkpoint import Checkpoint
 from scorefield.training.callbacks.class_accuracy import ClassAccuracy
@@ -15,6 +16,7 @@ from scorefield.training.callbacks.stopwatch import Stopwatch
 from scorefield.training.callbacks.truth import FisherDivergence, TotalVariation
 
 __all__ = [
+    "Agreement",
     "BitsPerDim",
     "BitsPerDimBound",
     "ChainReport",

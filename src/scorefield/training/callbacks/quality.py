@@ -1,6 +1,7 @@
 """How good the samples are: distances to the real data in feature space, and whether they are memorised."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -8,9 +9,10 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from scorefield.data import Split
-from scorefield.metrics.features import FeatureExtractor, WeightsUnavailable
-from scorefield.metrics.fidelity import class_agreement, inception_score, kernel_distance, precision_recall
+from scorefield.metrics.features import FeatureExtractor, WeightsUnavailable, file_hash
+from scorefield.metrics.fidelity import class_agreement, fidelity, kernel_distance
 from scorefield.metrics.frechet import FeatureStatistics, FrechetDistance, frechet_distance
+from scorefield.metrics.reference import Reference
 from scorefield.metrics.two_sample import nearest_distances
 from scorefield.records.result import Measurement
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
@@ -58,6 +60,8 @@ class SampleQuality(Evaluator):
         optional: without the extractor's weights, warn and go on instead of raising.
         every: number of validations from one evaluation to the next; 0 leaves only the final one.
         guidance: makes the guided model of the model; None samples from the model itself.
+        reference: file of `scorefield stats` whose images stand for the training split in all but ``memorisation``;
+            with moments alone, kernel distance, precision and recall are left out.
     """
 
     def __init__(
@@ -73,15 +77,17 @@ class SampleQuality(Evaluator):
         optional: bool = False,
         every: int = 1,
         guidance: Guidance | None = None,
+        reference: str | None = None,
     ) -> None:
         super().__init__(every)
+        self.reference = reference
         self.guidance = guidance
         self.sampler, self.seed, self.standardise = sampler, seed, standardise
         self.n, self.n_final, self.batch_size = n, n_final, batch_size
         self.memorisation, self.optional = memorisation, optional
         self._make_extractor = extractor
         self._extractor: FeatureExtractor | None = None
-        self._reference: FeatureStatistics | None = None
+        self._reference: Reference | None = None
         self._scale: Tensor | None = None
         self._floor = 0.0
         self._unavailable = False
@@ -97,18 +103,30 @@ class SampleQuality(Evaluator):
                 self._unavailable = True
                 rank_zero_warn(f"the Fréchet distance is left out: {error}")
                 return None
-            self._reference = self._statistics(occasion.data.train_split)
-            self._scale = self._reference.std if self.standardise else None
-            test = self._statistics(occasion.data.test_split)
-            ours = (self._reference, test)
+            self._reference = self._real(occasion.data.train_split)
+            self._scale = self._reference.statistics.std if self.standardise else None
+            test = FeatureStatistics.of(self._extractor.extract(occasion.data.test_split.x))
+            ours = (self._reference.statistics, test)
             if self._scale is not None:
-                ours = (self._reference.divided_by(self._scale), test.divided_by(self._scale))
+                ours = (ours[0].divided_by(self._scale), test.divided_by(self._scale))
             self._floor = frechet_distance(*ours)
         return self._extractor
 
-    def _statistics(self, split: Split) -> FeatureStatistics:
+    def _real(self, train: Split) -> Reference:
+        """The features that samples are measured against."""
         assert self._extractor is not None
-        return FeatureStatistics.of(self._extractor.extract(split.x))
+        if self.reference is None:
+            return Reference.of(self._extractor, train.x, {})
+        found = Reference.load(Path(self.reference))
+        found.require(self._extractor, Path(self.reference))
+        return found
+
+    @property
+    def _named(self) -> dict[str, object]:
+        """What the reference is, for the record."""
+        if self.reference is None:
+            return {"reference": "train"}
+        return {"reference": self.reference, "reference_hash": file_hash(Path(self.reference))}
 
     def evaluate(self, occasion: Occasion) -> dict[str, Measurement]:
         extractor = self._prepare(occasion)
@@ -124,7 +142,7 @@ class SampleQuality(Evaluator):
             common["guidance"] = told(self.guidance)
         if extractor is not None:
             assert self._reference is not None
-            metric = FrechetDistance(self._reference, self._scale).to(occasion.device)
+            metric = FrechetDistance(self._reference.statistics, self._scale).to(occasion.device)
             if len(samples):
                 metric.update(extractor.extract(samples))
             protocol = extractor.protocol()
@@ -133,8 +151,8 @@ class SampleQuality(Evaluator):
                 float(metric.compute()),
                 {
                     "floor": self._floor,
-                    "reference": "train",
-                    "n_reference": self._reference.n,
+                    **self._named,
+                    "n_reference": self._reference.statistics.n,
                     "n_floor": len(occasion.data.test_split),
                     "standardised": self.standardise,
                     **protocol,
@@ -145,7 +163,7 @@ class SampleQuality(Evaluator):
         if occasion.final:
             everything = gather(samples, indices, n)
             if extractor is not None:
-                measurements |= self._fidelity(extractor, everything, occasion.data.train_split, common)
+                measurements |= self._fidelity(extractor, everything, common)
                 measurements |= self._by_class(extractor, everything, occasion, common)
             if self.memorisation:
                 measurements["nearest_ratio"] = self._nearest(occasion, everything, common)
@@ -164,20 +182,12 @@ class SampleQuality(Evaluator):
         return torch.cat(parts) if parts else empty, [i for batch in batches for i in batch], nfe
 
     def _fidelity(
-        self, extractor: FeatureExtractor, samples: Tensor, real: Split, common: dict[str, object]
+        self, extractor: FeatureExtractor, samples: Tensor, common: dict[str, object]
     ) -> dict[str, Measurement]:
         """Kernel distance, precision, recall and Inception score in the same features."""
-        features = extractor.extract(samples)
-        reference = extractor.extract(real.x)
-        precision, recall = precision_recall(features, reference)
-        device = next(extractor.parameters()).device
-        measured = {
-            "kid": kernel_distance(features, reference, seed=self.seed),
-            "precision": precision,
-            "recall": recall,
-            "inception_score": inception_score(extractor.logits(features.to(device)).detach().cpu(), seed=self.seed),
-        }
-        protocol = {"extractor": extractor.name, "extractor_weights": extractor.weights_hash, "reference": "train"}
+        assert self._reference is not None
+        measured = fidelity(extractor, extractor.extract(samples), self._reference.features, self.seed)
+        protocol = {"extractor": extractor.name, "extractor_weights": extractor.weights_hash, **self._named}
         return {
             f"{name}_{extractor.name}": Measurement(
                 float(m.value),

@@ -104,7 +104,7 @@ class SampleGrid(Evaluator):
         if not occasion.trainer.is_global_zero:
             return {}
         data = occasion.data.data
-        frames = Frames(getattr(self.sampler, "steps", 1))
+        frames = Frames(getattr(self.sampler, "moves", 1))
         x, _ = draw(
             guided(occasion.model, self.guidance, occasion.device),
             self.sampler,

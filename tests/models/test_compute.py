@@ -1,0 +1,170 @@
+"""Settings of a network's calls: the same numbers up to rounding, the same names, and what each of them is for."""
+
+import copy
+
+import pytest
+import torch
+
+from scorefield.divergence import Hutchinson
+from scorefield.models import Compute, NetworkModel, Parametrization
+from scorefield.nets import MLP, UNet
+from scorefield.nets.embeddings import Fourier
+from scorefield.noise import StreamNoise
+from scorefield.objectives import Denoising
+from scorefield.probability_flow import ProbabilityFlow
+from scorefield.schedules import EDM
+from scorefield.times import LogNormal
+from tests.nets.test_published_networks import NETWORKS
+
+SHAPE = (1, 8, 8)
+
+
+def model(compute=None):
+    torch.manual_seed(0)
+    net = UNet(
+        SHAPE,
+        channels=8,
+        multipliers=(1, 2),
+        blocks=1,
+        attention=(1,),
+        embedding=Fourier(8),
+        dropout=0.1,
+        head_channels=8,
+    )
+    with torch.no_grad():  # outputs that start at zero would hide what their inputs are
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return NetworkModel(net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=compute)
+
+
+def step(model, x):
+    """The loss of a step and the gradient of all parameters."""
+    model.zero_grad()
+    torch.manual_seed(1)
+    loss = Denoising(times=LogNormal())(model, x, None, StreamNoise(0)).per_sample.mean()
+    loss.backward()
+    return float(loss), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.fixture
+def x():
+    return torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(2)).float()
+
+
+@pytest.fixture(autouse=True)
+def single():
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(torch.float64)
+
+
+def test_a_step_that_computes_again_is_the_same_up_to_rounding(x):
+    """Dropout included: the same features are dropped."""
+    plain, other = model(), model(Compute(recompute=True))
+    assert list(plain.state_dict()) == list(other.state_dict())
+    (one, gradient), (two, its) = step(plain, x), step(other, x)
+    assert two == pytest.approx(one, rel=1e-5)
+    assert torch.allclose(its, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+    averaged = copy.deepcopy(other)
+    averaged.load_state_dict(plain.state_dict())
+    t = torch.tensor([0.1, 1.0, 10.0, 80.0])
+    assert torch.allclose(averaged.eval()(x, t).data, plain.eval()(x, t).data, atol=1e-5)
+
+
+def saved(function):
+    """Bytes that autograd keeps for the backward pass."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function()
+    return sum(kept.values())
+
+
+def test_what_is_computed_again_is_not_kept(x):
+    one, less = (
+        saved(lambda m=m: Denoising(times=LogNormal())(m, x, None, StreamNoise(0)).per_sample.mean())
+        for m in (model(), model(Compute(recompute=True)))
+    )
+    assert less < 0.6 * one
+
+
+def test_what_is_computed_again_can_be_differentiated_twice(x):
+    """A likelihood inside an objective asks for it."""
+    gradients = []
+    for compute in (Compute(), Compute(recompute=True)):
+        m = model(compute).eval()
+        at = x.clone().requires_grad_()
+        score = m(at, torch.ones(4)).score
+        (inner,) = torch.autograd.grad(score.square().sum(), at, create_graph=True)
+        inner.square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max()))
+
+
+def test_only_the_network_runs_in_bfloat16(x):
+    m = model(Compute(bf16=True)).eval()
+    seen = []
+    m.net.register_forward_pre_hook(lambda net, args: seen.append([a.dtype for a in args]))
+    first = next(module for module in m.net.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_hook(lambda net, args, out: seen.append(out.dtype))
+    t = torch.tensor([0.1, 1.0, 10.0, 80.0], dtype=torch.float64)
+    prediction = m(x, t)
+    assert seen == [[torch.float32, torch.float32], torch.bfloat16]
+    assert (prediction.out.dtype, prediction.data.dtype) == (torch.float32, torch.float32)
+    exact = model().eval()(x, t).out
+    # bfloat16 keeps eight bits; errors of a dozen layers add up.
+    error = float((prediction.out - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+    assert 1e-4 < error < 0.05
+    loss, gradient = step(model(Compute(bf16=True)), x)
+    assert gradient.dtype == torch.float32
+    assert loss == pytest.approx(step(model(), x)[0], rel=0.05)
+
+
+def test_a_likelihood_is_the_same(x):
+    flow = ProbabilityFlow(divergence=Hutchinson(k=2))
+    plain = flow.log_prob(model().eval(), x[:1], noise=StreamNoise(3))
+    again = flow.log_prob(model(Compute(recompute=True)).eval(), x[:1], noise=StreamNoise(3))
+    assert torch.allclose(again, plain, rtol=1e-3)
+
+
+@pytest.mark.slow  # compiling takes half a minute
+def test_compiled_is_the_same_and_so_is_a_copy(x):
+    plain, other = model().eval(), model(Compute(compiled=True)).eval()
+    t = torch.tensor([0.1, 1.0, 10.0, 80.0])
+    assert list(plain.state_dict()) == list(other.state_dict())
+    assert torch.allclose(other(x, t).data, plain(x, t).data, atol=1e-4)
+    assert other.net._compiled_call_impl is not None
+    twin = copy.deepcopy(other)
+    assert torch.allclose(twin(x, t).data, plain(x, t).data, atol=1e-4)
+    assert twin.net._compiled_call_impl is not None
+
+
+def test_a_setting_that_means_nothing_is_refused():
+    net = MLP(shape=(2,), width=8, depth=1, embedding=Fourier(8))
+    with pytest.raises(ValueError, match=r"compute\.recompute=true, but MLP has no"):
+        NetworkModel(net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=Compute(recompute=True))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_published_network_can_compute_its_blocks_again(name):
+    """The same gradient bit for bit: the same operations on the same numbers."""
+    torch.manual_seed(0)
+    net = NETWORKS[name]().float()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    side = 16 if name == "ncsnv2_deepest" else 8
+    x, label = torch.randn(2, 2, side, side), torch.tensor([1, 2] if name == "ncsn" else [0.3, 0.9])
+    gradients = []
+    for compute in (Compute(), Compute(recompute=True)):
+        compute.prepare(net)
+        net.zero_grad()
+        torch.manual_seed(1)
+        net(x, label).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    assert torch.equal(*gradients)
+    assert float(gradients[0].abs().max()) > 0
