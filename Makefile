@@ -1,6 +1,6 @@
 # `make` alone lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-slow lint format smoke bench stress posterior lectures fuzz clean
+.PHONY: help install run test test-slow lint format smoke bench stress posterior lectures tables fuzz clean
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -55,6 +55,9 @@ posterior: install ## every posterior sampler and guidance on mixtures whose pos
 
 lectures: install ## run every claim of the lectures; leaves outputs/lectures/index.html
 	$(BIN)/python experiments/lectures/run.py --jobs 2
+
+tables: install ## make the papers' tables at small scale, two runs at a time (most of an hour); finished runs count
+	$(BIN)/python experiments/paper_tables/run.py --jobs 2
 
 fuzz: install ## 2000 mutated command lines, 500 mutated files of each kind (long)
 	$(BIN)/python -m pytest -m slow -s tests/cli/test_fuzz_config.py tests/cli/test_fuzz_files.py

@@ -1,15 +1,17 @@
 """Laws of the target algebra: one output determines every view, and the native view is the output itself."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scorefield.prediction import Data, Karras, Noise, Prediction, ScaledScore, Score, Target, Velocity
-from scorefield.schedules import EDM, VP, Constant
+from scorefield.kernels import Ancestral
+from scorefield.prediction import Data, Karras, Noise, PosteriorMean, Prediction, ScaledScore, Score, Target, Velocity
+from scorefield.schedules import EDM, VP, Constant, Tabulated
 from tests.conftest import inside
 
-TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7)]
+TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7), PosteriorMean(0.05)]
 
 
 def sample(schedule, shape=(3, 4, 4), n=9):
@@ -22,6 +24,16 @@ def value(target: Target, schedule, t, x, eps):
     """p x + q eps, the target of known x and eps."""
     p, q = (c.reshape(-1, *(1,) * (x.ndim - 1)) for c in target.coefficients(schedule, t))
     return p * x + q * eps
+
+
+class Known:
+    """A model that knows what it is asked for."""
+
+    def __init__(self, schedule, prediction):
+        self.schedule, self.prediction = schedule, prediction
+
+    def __call__(self, x, t, cond=None):
+        return self.prediction
 
 
 def test_every_target_is_covered():
@@ -64,6 +76,36 @@ def test_karras_data_view_is_edms_preconditioning():
     sigma = t.reshape(-1, 1, 1, 1)
     expected = d**2 / (sigma**2 + d**2) * x_t + sigma * d / (sigma**2 + d**2).sqrt() * out
     assert torch.allclose(Prediction(schedule, x_t, t, out, Karras(d)).data, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_posterior_mean_is_ddpms():
+    """sqrt(bar_(i-1)) beta_i / (1 - bar_i) x + sqrt(1 - beta_i) (1 - bar_(i-1)) / (1 - bar_i) x_i: eq. 7 of DDPM."""
+    beta = torch.linspace(1e-3, 0.1, 50)
+    bar = torch.cumprod(1 - beta, 0)
+    before = torch.cat([torch.ones(1), bar[:-1]])
+    schedule = Tabulated.ddpm(beta.tolist())
+    t = torch.arange(1, 51) / 50
+    x, eps = torch.randn(50, 3), torch.randn(50, 3)
+    x_t = schedule.perturb(x, t, eps)
+    of_x, of_x_t = before.sqrt() * beta / (1 - bar), (1 - beta).sqrt() * (1 - before) / (1 - bar)
+    expected = of_x[:, None] * x + of_x_t[:, None] * x_t
+    got = Prediction(schedule, x_t, t, eps, Noise()).view(PosteriorMean(1 / 50))
+    assert torch.allclose(got, expected, rtol=1e-10, atol=1e-12)  # a dozen float64 roundings, some cancelling to 1e-3
+    assert torch.allclose(got[0], x[0])  # the first step of the chain leads to the data
+
+
+def test_the_posterior_mean_is_where_ancestral_sampling_goes(schedule):
+    """The kernel's step without its noise, at the known x: on every schedule."""
+    h = 0.01
+    t = inside(schedule, 9)
+    t = t[t - h > schedule.t_min]
+    x, eps = torch.randn(len(t), 3), torch.randn(len(t), 3)
+    x_t = schedule.perturb(x, t, eps)
+    truth = Prediction(schedule, x_t, t, eps, Noise())
+    silent = SimpleNamespace(normal_like=torch.zeros_like)
+    got, _ = Ancestral().step(Known(schedule, truth), x_t, t, t - h, {}, silent)
+    scale = x_t.abs() + x.abs()
+    assert ((got - truth.view(PosteriorMean(h))).abs() <= 1e-9 * scale).all()
 
 
 def test_score_in_float32_does_not_pass_through_the_data():

@@ -9,6 +9,7 @@ the clean sample and the noise:
     scaled      0                 -1
     velocity    alpha'             sigma'
     Karras      sigma / (d n)     -alpha d / n          n = sqrt(alpha^2 d^2 + sigma^2), d the data's std
+    mean        c + b alpha        b sigma              c x + b x_t the mean of q(x_s | x_t, x), s one step before t
 
 Together with x_t, the output F for one pair (p, q) determines the value for any other pair (p', q'):
 
@@ -101,6 +102,32 @@ class Karras(Target):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         scale = torch.hypot(alpha * self.data_std, sigma)
         return sigma / (self.data_std * scale), -alpha * self.data_std / scale
+
+
+@dataclass(frozen=True)
+class PosteriorMean(Target):
+    """The mean c x + b x_t of q(x_s | x_t, x), s = t - step: DDPM's prediction of mu (Ho et al. 2020, eq. 7 and 8).
+
+    c = alpha_s v / sigma_t^2 and b = a sigma_s^2 / sigma_t^2, with the gain a and the variance v of the forward step
+    from s to t. Where a step is short, c is small: the output is nearly x_t, and its error weighs much in every other
+    view.
+
+    Args:
+        step: length of a step of the chain, > 0, in time; 1 / N for a `Tabulated` chain of N levels.
+    """
+
+    step: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.step <= 0:
+            raise ValueError(f"step={self.step} is the length of a step of the chain and must be positive")
+
+    def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        s = (t - self.step).clamp(min=0)
+        gain, variance = schedule.transition(s, t)
+        sigma_sq = schedule.sigma(t).square()
+        kept = gain * schedule.sigma(s).square() / sigma_sq
+        return schedule.alpha(s) * variance / sigma_sq + kept * schedule.alpha(t), kept * schedule.sigma(t)
 
 
 def conversion(native: Target, target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from scorefield import load_run
-from scorefield.cli import resume, train
-from scorefield.cli.runs import UserError, relocated, stored_config
+from scorefield.cli import evaluate, resume, train
+from scorefield.cli.runs import UserError, fingerprint, relocated, stored_config
 from scorefield.records.rundir import RunDir
 from tests.training.test_resume import same_run
 from tests.training.tiny import PLANE, checkpoint, differences, fit, journal, metrics, plane
@@ -141,6 +141,20 @@ def test_load_run_refuses_what_is_no_run(tmp_path, copy):
 
 
 HOSTILE = ["os.system", "subprocess.run", "builtins.eval", "scorefieldx.Run", "torch.load", "torch.hub.load"]
+
+
+def test_an_evaluation_runs_the_callbacks_that_it_is_asked_for(finished):
+    """And is another evaluation than that of all of them, in a directory of its own."""
+    stored = stored_config(RunDir(finished))
+    asked = {"trainer": stored["trainer"], "weights": "ema", "seed": 0, "n": None, "only": None}
+    whole = evaluate.evaluation_config(stored, asked)
+    assert whole["callbacks"].keys() == stored["callbacks"].keys()
+    part = evaluate.evaluation_config(stored, {**asked, "only": ["samples"]})
+    assert part["callbacks"] == {"samples": whole["callbacks"]["samples"]}
+    assert fingerprint(part) != fingerprint(whole)
+    # `likelihood` is switched off in this run
+    with pytest.raises(UserError, match=r"only=likelihood is no callback of this run, which has .*samples"):
+        evaluate.evaluation_config(stored, {**asked, "only": ["samples", "likelihood"]})
 
 
 @pytest.mark.parametrize("target", HOSTILE)

@@ -70,9 +70,21 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
     config["seed"] = asked["seed"]
     config["guidance"] = asked.get("guidance") or stored.get("guidance")
     config["callbacks"] = {
-        name: None if node is None else _adapted(node, asked) for name, node in stored["callbacks"].items()
+        name: None if node is None else _adapted(node, asked)
+        for name, node in _wanted(stored["callbacks"], asked["only"]).items()
     } | asked.get("callbacks", {})
     return config
+
+
+def _wanted(callbacks: Config, only: list[str] | None) -> Config:
+    """The callbacks that were asked for, by name; all where none was."""
+    if only is None:
+        return callbacks
+    known = sorted(name for name, node in callbacks.items() if node is not None)
+    for name in only:
+        if name not in known:
+            raise UserError(f"only={name} is no callback of this run, which has {', '.join(known)}")
+    return {name: callbacks[name] for name in only}
 
 
 def _adapted(node: Config, asked: Config) -> dict[str, Any]:

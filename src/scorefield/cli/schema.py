@@ -91,6 +91,7 @@ class Evaluate(TypedDict):
     extractor: NotRequired[Callable[[], FeatureExtractor] | None]
     weights: Literal["ema", "raw"]
     seed: int
+    only: list[str] | None
     n: int | None
     steps: int
     sampler: NotRequired[AnySampler | None]
