@@ -5,6 +5,7 @@
 
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,9 +35,9 @@ def paths(node: Any, at: str = "") -> list[str]:
 KEYS = sorted(path for path in paths(DEFAULT.values) if path != "run_dir")
 # callbacks and logger take any name, if what it stands for is one.
 CLOSED = [key for key in KEYS if key.count(".") != 1 or not key.startswith(("callbacks.", "logger."))]
-GROUPS = sorted(os.path.basename(folder) for folder, _, files in os.walk(conf_dir()) if files and folder != conf_dir())
+GROUPS = sorted(entry.name for entry in os.scandir(conf_dir()) if entry.is_dir())
 OPTIONS = {
-    group: sorted(name.removesuffix(".yaml") for name in os.listdir(os.path.join(conf_dir(), group)))
+    group: sorted(entry.name.removesuffix(".yaml") for entry in os.scandir(Path(conf_dir()) / group) if entry.is_file())
     for group in GROUPS
 }
 
