@@ -30,6 +30,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).pare
 from paper_table import pages, records, render
 from paper_table.jobs import OUTPUTS, Done, Job, jobs, run
 from paper_table.tables import SCALES, Plan, Row, Table, everything, read_plan, select
+from paper_table.verdicts import tally
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -149,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             collect(table, asked.scale, seeds, plan, asked.outputs)
     for table in named:
         verdicts = render.write(table, plan)
-        met = f"{sum(v.met is True for v in verdicts)} of {len(verdicts)} statements met"
-        print(f"{table.name:<28} {met}; see {table.folder / 'table.md'}")
+        print(f"{table.name:<28} statements: {tally(verdicts)}; see {table.folder / 'table.md'}")
     pages.write_index(tables)
     print(f"{duration(time.perf_counter() - begun)}" + (f"; {len(failed)} failed" if failed else ""))
     return int(bool(failed))

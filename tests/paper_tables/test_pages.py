@@ -55,7 +55,7 @@ def test_every_obtained_number_says_its_scale(rendered):
 def test_verdicts_are_told_as_they_are(rendered):
     assert "| the chain is better | theorem 1 | theory | **met** | 1.25 ± 0.25 | 2 of 2 |" in rendered
     assert "| its score is higher | table 1 | paper | **not met** | -0.75 ± 0.25 | 0 of 2 |" in rendered
-    assert "1 of 2 met." in rendered
+    assert "Of 2: 1 met, 1 not met." in rendered
 
 
 def test_protocol_source_and_what_is_not_there_are_told(rendered):
@@ -89,7 +89,7 @@ def test_the_index_counts_rows_verdicts_and_each_run_once(rendered, table, home)
     """Both rows name the same command: its twelve seconds a seed are counted once."""
     pages.write_index([table])
     text = (home / "README.md").read_text()
-    assert "| [made_up](made_up/table.md) | A table | 2 of 3 | 1 of 2 |" in text
+    assert "| [made_up](made_up/table.md) | A table | 2 of 3 | 1 met, 1 not met |" in text
     assert "2 runs, 24 s of training and evaluation in all." in text
     pages.write_index([table])
     assert (home / "README.md").read_text() == text

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from paper_table.records import load
 from paper_table.tables import HOME, Table
-from paper_table.verdicts import judge
+from paper_table.verdicts import judge, tally
 from scorefield.records.files import write_atomically
 from scorefield.records.markup import duration
 
@@ -22,15 +22,13 @@ def write_index(tables: Sequence[Table]) -> None:
 
 def index(tables: Sequence[Table]) -> str:
     """Each table with how much of it is made and met, and what all of it took."""
-    lines = ["| table | what it shows | rows made at scale=small | statements met |", "|---|---|---|---|"]
+    lines = ["| table | what it shows | rows made at scale=small | statements |", "|---|---|---|---|"]
     seconds: dict[str, float] = {}
     for table in tables:
         rows = load(table, "small")
         verdicts = [judge(table, statement, rows) for statement in table.statements]
-        met = f"{sum(verdict.met is True for verdict in verdicts)} of {len(verdicts)}" if verdicts else "none"
-        lines.append(
-            f"| [{table.name}]({table.name}/table.md) | {table.title} | {len(rows)} of {len(table.own)} | {met} |"
-        )
+        name, made = f"[{table.name}]({table.name}/table.md)", f"{len(rows)} of {len(table.own)}"
+        lines.append(f"| {name} | {table.title} | {made} | {tally(verdicts)} |")
         for one in (each for of_row in rows.values() for each in of_row):
             seconds |= _seconds(one)
     if seconds:

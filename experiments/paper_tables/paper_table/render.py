@@ -6,7 +6,7 @@ from pathlib import Path
 from paper_table.jobs import jobs
 from paper_table.records import Records, Spread, load, spread
 from paper_table.tables import SCALES, Column, Plan, Published, Row, Table
-from paper_table.verdicts import Verdict, judge
+from paper_table.verdicts import Verdict, judge, tally
 from scorefield.records.files import write_atomically
 from scorefield.records.markup import duration
 from scorefield.records.style import INK, MUTED, PALETTE, sheet
@@ -163,8 +163,7 @@ def _statements(verdicts: Sequence[Verdict]) -> str:
         said = verdict.statement
         cells = [said.says, said.because, said.kind, f"**{verdict.word}**", margin, seeds, verdict.detail]
         lines.append("| " + " | ".join(cells) + " |")
-    met = sum(verdict.met is True for verdict in verdicts)
-    return "\n".join([*lines, "", f"{met} of {len(verdicts)} met."])
+    return "\n".join([*lines, "", f"Of {len(verdicts)}: {tally(verdicts)}."])
 
 
 def _rows(table: Table, plan: Plan) -> str:

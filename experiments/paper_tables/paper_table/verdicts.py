@@ -6,6 +6,7 @@ std(d) / sqrt(n), n >= 2; for a bound, if the mean is on its right side by as mu
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paper_table.records import Records, Spread, spread
@@ -39,6 +40,13 @@ class Verdict:
         if self.met is None:
             return "not decided" if self.n else "not run"
         return "met" if self.met else "not met"
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """How many are met, not met, not decided and not run, in words."""
+    words = [verdict.word for verdict in verdicts]
+    counted = [f"{words.count(word)} {word}" for word in ("met", "not met", "not decided", "not run") if word in words]
+    return ", ".join(counted) or "none"
 
 
 def judge(table: Table, statement: Statement, records: Records) -> Verdict:
