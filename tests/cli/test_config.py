@@ -1,16 +1,20 @@
 """Every file of conf/ composes, builds what it names, and every experiment runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra import errors
+from hydra.utils import get_class
 from PIL import Image
 
 from scorefield.cli.app import conf_dir
+from scorefield.cli.compose import jobs
 from scorefield.cli.runs import UserError, build, fingerprint, make, make_data
 from scorefield.cli.train import execute
+from scorefield.metrics.features import FeatureExtractor
 from scorefield.models import MixtureModel
 from scorefield.operators import Averaging
 from scorefield.records.rundir import RunDir
@@ -24,7 +28,7 @@ OPTIONS = {
     group: sorted(path.stem for path in (CONF / group).glob("*.yaml"))
     for group in sorted(p.name for p in CONF.iterdir() if p.is_dir())
 }
-FROM_FILES = {"mnist", "fashion_mnist", "cifar10", "array"}
+FROM_FILES = {"mnist", "fashion_mnist", "cifar10", "array", "folder", "celeba64", "lsun_church"}
 NEEDS_GPU = {"gpu", "ddp"}
 
 EXPERIMENTS = [name for name in OPTIONS["experiment"] if name.startswith(("digits", "toy_"))]
@@ -58,7 +62,7 @@ PLAIN = [
     (g, o)
     for g, options in OPTIONS.items()
     for o in options
-    if g not in ("experiment", "debug", "hydra", "grid", *OF_COMMANDS)
+    if g not in ("experiment", "debug", "hydra", "grid", *OF_COMMANDS, "sweep", "extractor")
 ]
 
 
@@ -112,6 +116,22 @@ def test_every_option_of_other_commands_composes_and_builds(tmp_path, group, opt
         x = torch.randn(2, 3, 8, 8)
         y = made.forward(x)
         assert 0 < y[0].numel() < x[0].numel()
+
+
+@pytest.mark.parametrize("option", OPTIONS["sweep"])
+def test_every_sweep_is_of_jobs_that_compose(option):
+    composed = list(jobs("train", [f"sweep={option}"], multirun=True))
+    assert len(composed) > 1
+    assert [problem.text for job in composed for problem in job.problems] == []
+    assert len({json.dumps(job.values, sort_keys=True, default=str) for job in composed}) == len(composed)
+
+
+@pytest.mark.parametrize("option", OPTIONS["extractor"])
+@pytest.mark.parametrize("command", ["stats", "evaluate"])
+def test_every_extractor_is_one_of_the_commands_that_take_it(command, option):
+    (composed,) = jobs(command, [f"extractor={option}", *(["out=a.npz"] if command == "stats" else [])])
+    assert [problem.text for problem in composed.problems] == []
+    assert issubclass(get_class(composed.values["extractor"]["_target_"]), FeatureExtractor)
 
 
 @pytest.mark.parametrize("option", OPTIONS["grid"])

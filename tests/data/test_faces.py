@@ -87,7 +87,7 @@ def test_lsun_is_read_from_its_database(tmp_path, monkeypatch):
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="img_align_celeba"):
         CelebA(tmp_path).train()
-    with pytest.raises(FileNotFoundError, match=r"bedroom_train_lmdb is no LMDB folder"):
+    with pytest.raises(FileNotFoundError, match=r"bedroom_train_lmdb in it is no LMDB folder"):
         LSUN(tmp_path, "bedroom").train()
     for wrong in ({"resolution": 0}, {"crop": 0}, {"examples": 0}, {"held_out": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):

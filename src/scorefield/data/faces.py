@@ -163,7 +163,9 @@ class LSUN(Photographs):
 
         folder = self.data_dir / f"{self.category}_{'train' if part == 'train' else 'val'}_lmdb"
         if not (folder / "data.mdb").is_file():
-            raise FileNotFoundError(f"{folder} is no LMDB folder of LSUN; unpack {folder.name}.zip there")
+            raise FileNotFoundError(
+                f"data_dir={self.data_dir}: {folder.name} in it is no LMDB folder of LSUN; unpack {folder.name}.zip there"
+            )
         try:
             found: Sequence[Any] = datasets.LSUN(str(self.data_dir), classes=[folder.name.removesuffix("_lmdb")])
         except ModuleNotFoundError as error:
