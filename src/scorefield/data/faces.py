@@ -164,7 +164,7 @@ class LSUN(Photographs):
         folder = self.data_dir / f"{self.category}_{'train' if part == 'train' else 'val'}_lmdb"
         if not (folder / "data.mdb").is_file():
             raise FileNotFoundError(
-                f"data_dir={self.data_dir}: {folder.name} in it is no LMDB folder of LSUN; unpack {folder.name}.zip there"
+                f"data_dir={self.data_dir}: {folder.name} in it is no LMDB folder of LSUN; unpack its zip file there"
             )
         try:
             found: Sequence[Any] = datasets.LSUN(str(self.data_dir), classes=[folder.name.removesuffix("_lmdb")])
