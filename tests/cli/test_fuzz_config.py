@@ -1,6 +1,6 @@
 """Mutated command lines and files: each is accepted as asked, or refused with a message and code 2; never a traceback.
 
-150 command lines and fewer files by default; SCOREFIELD_FUZZ sets another number, and the slow variant takes 2000.
+60 command lines and fewer files by default; SCOREFIELD_FUZZ sets another number, and the slow variant takes 2000.
 """
 
 import os
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scorefield.cli.app import refuse_mistakes
 from scorefield.cli.compose import conf_dir, jobs
 
-EXAMPLES = int(os.environ.get("SCOREFIELD_FUZZ", "150"))
+EXAMPLES = int(os.environ.get("SCOREFIELD_FUZZ", "60"))
 # A hang is an example that takes longer; the usual one takes a fifth of a second.
 LIMIT = settings(
     deadline=timedelta(seconds=30), suppress_health_check=list(HealthCheck), print_blob=True, derandomize=True
