@@ -56,7 +56,7 @@ posterior: install ## every posterior sampler and guidance on mixtures whose pos
 lectures: install ## run every claim of the lectures; leaves outputs/lectures/index.html
 	$(BIN)/python experiments/lectures/run.py --jobs 2
 
-tables: install ## make the papers' tables at small scale, two runs at a time (about an hour); finished runs count
+tables: install ## make the papers' tables at small scale, two runs at a time (long); finished runs count
 	$(BIN)/python experiments/paper_tables/run.py --jobs 2
 
 fuzz: install ## 2000 mutated command lines, 500 mutated files of each kind (long)

@@ -1,12 +1,13 @@
+import shutil
 from copy import deepcopy
 
 import pytest
 import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from scorefield.torchvision_ops import declare_missing_operators
-
-declare_missing_operators()
+from scorefield.cli.train import execute
+from scorefield.records.rundir import RunDir
+from tests.cli.checkpointed import tiny
 
 COMPOSED: dict = {}  # by primary configuration and choices of files
 
@@ -29,3 +30,21 @@ def remembered_composition(monkeypatch):
         return deepcopy(COMPOSED[key])
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", remembered)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of six steps with checkpoints at 2, 4 and 6."""
+    torch.set_num_threads(1)  # as in every test; sums in another order would be other weights
+    run = RunDir(tmp_path_factory.mktemp("finished") / "run")
+    execute(tiny(run.path), run)
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """The same run, killed before its result was written."""
+    shutil.copytree(finished.path, tmp_path / "run")
+    copy = RunDir(tmp_path / "run")
+    copy.result.unlink()
+    return copy

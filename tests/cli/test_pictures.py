@@ -63,6 +63,8 @@ def test_a_folder_of_pictures_is_filled_in(run, tmp_path, how):
     assert protocol["observation"]["_target_"].endswith("Inpainting.rows")
     assert protocol["images"] == str(tmp_path / "in")
     assert ("posterior" in protocol, "constraint" in protocol) == (len(how) > 1, True)
+    if len(how) > 1:  # the score is told of the noise that is added
+        assert protocol["posterior"]["std"] == protocol["std"] == 0.1
     with pytest.raises(UserError, match=r"already holds samples"):
         drawn(run, tmp_path / "out", *arguments, *how)
 

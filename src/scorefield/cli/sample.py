@@ -61,8 +61,7 @@ def steered(model: ScoreModel, asked: dict[str, Any], observation: Observation |
             raise UserError("guidance steers towards a class; give label=CLASS")
         model = complete(asked["guidance"], model=model)
     if asked["posterior"] and observation is not None:
-        noise = {} if asked["posterior"]["_target_"].endswith("NullSpace") else {"std": asked["std"]}
-        model = complete(asked["posterior"], model=model, operator=observation.operator, **noise)
+        model = complete(asked["posterior"], model=model, operator=observation.operator)
     return model
 
 

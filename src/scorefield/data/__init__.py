@@ -1,7 +1,7 @@
 from scorefield.data.arrays import ArrayImages, ImageFolder
 from scorefield.data.base import Data, Split
-from scorefield.data.faces import LSUN, CelebA
 from scorefield.data.images import CIFAR10, MNIST, Digits, FashionMNIST
+from scorefield.data.photographs import LSUN, CelebA
 from scorefield.data.toys import Checkerboard, Mixture, Rings, SwissRoll, TwoMoons
 from scorefield.data.transforms import Affine, Compose, Identity, Transform
 

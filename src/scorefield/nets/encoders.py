@@ -1,10 +1,10 @@
-"""From a sample and its noise label to a vector: what scalar networks and classifiers have in common.
+"""From a sample and its noise label to a vector: what networks on flattened events, and scalar ones, have in common.
 
-All activations are smooth, since gradients of what comes out are used, and trained.
+Activations are smooth, since gradients of what comes out are used, and trained.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class SmoothLayer(nn.Module):
 
 
 class VectorEncoder(Remembered, nn.Module):
-    """A stack of smooth residual layers on the flattened event.
+    """A stack of residual layers on the flattened event.
 
     Args:
         shape: shape of one sample.
@@ -42,10 +42,17 @@ class VectorEncoder(Remembered, nn.Module):
         depth: number of residual layers, of two linear maps each.
         embedding: features of the noise label.
         classes: number of classes that the layers are told, or None for none.
+        layer: makes a layer of a width, called with the hidden vectors and what they are told.
     """
 
     def __init__(
-        self, shape: Sequence[int], width: int, depth: int, embedding: LabelEmbedding, classes: int | None = None
+        self,
+        shape: Sequence[int],
+        width: int,
+        depth: int,
+        embedding: LabelEmbedding,
+        classes: int | None = None,
+        layer: Callable[[int], nn.Module] = SmoothLayer,
     ) -> None:
         super().__init__()
         if not all(n > 0 for n in shape):
@@ -55,16 +62,20 @@ class VectorEncoder(Remembered, nn.Module):
         self.shape = tuple(shape)
         self.conditioning = Conditioning(embedding, width, classes)
         self.enter = nn.Linear(math.prod(self.shape), width)
-        self.layers = nn.ModuleList(SmoothLayer(width) for _ in range(depth))
+        self.layers = nn.ModuleList(layer(width) for _ in range(depth))
 
-    def features(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """x (B, *shape), label (B,), class_labels (B,) int64 or None -> (B, width)."""
+    def hidden(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """x (B, *shape), label (B,), class_labels (B,) int64 or None -> what the last layer returns, (B, width)."""
         _require_shape(self, x, self.shape)
         c = self.conditioning(label, class_labels)
         h = self.enter(x.flatten(1))
         for layer in self.layers:
             h = layer(h, c)
-        return F.softplus(h)
+        return h
+
+    def features(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
+        """Activations behind the last layer, for a linear head, (B, width); arguments as for `hidden`."""
+        return F.softplus(self.hidden(x, label, class_labels))
 
 
 class _Blocks(nn.Module):

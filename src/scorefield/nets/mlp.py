@@ -1,15 +1,14 @@
 """A residual multilayer perceptron, for toys and tables."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scorefield.nets.embeddings import Conditioning, LabelEmbedding
+from scorefield.nets.embeddings import LabelEmbedding
+from scorefield.nets.encoders import VectorEncoder
 from scorefield.nets.layers import FiLM, zero_init
-from scorefield.recipe import Remembered
 
 
 class LayerNorm(nn.LayerNorm):
@@ -45,7 +44,7 @@ class ResidualLayer(nn.Module):
         return h + self.outer(F.silu(self.inner(self.film(self.norm(h), c))))
 
 
-class MLP(Remembered, nn.Module):
+class MLP(VectorEncoder):
     """A stack of residual layers on the flattened event; a fresh network returns 0.
 
     Args:
@@ -59,25 +58,10 @@ class MLP(Remembered, nn.Module):
     def __init__(
         self, shape: Sequence[int], width: int, depth: int, embedding: LabelEmbedding, classes: int | None = None
     ) -> None:
-        super().__init__()
-        if not all(n > 0 for n in shape):
-            raise ValueError(f"shape={tuple(shape)} must hold positive sizes")
-        if width < 1 or depth < 1:
-            raise ValueError(f"width={width} and depth={depth} must be positive")
-        self.shape = tuple(shape)
-        size = math.prod(self.shape)
-        self.conditioning = Conditioning(embedding, width, classes)
-        self.enter = nn.Linear(size, width)
-        self.layers = nn.ModuleList(ResidualLayer(width) for _ in range(depth))
+        super().__init__(shape, width, depth, embedding, classes, ResidualLayer)
         self.norm = LayerNorm(width)
-        self.leave = zero_init(nn.Linear(width, size))
+        self.leave = zero_init(nn.Linear(width, self.enter.in_features))
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x (B, *shape), label (B,), class_labels (B,) int64 or None -> like x."""
-        if x.shape[1:] != self.shape:
-            raise ValueError(f"x has events of shape {tuple(x.shape[1:])}, but this MLP was built for {self.shape}")
-        c = self.conditioning(label, class_labels)
-        h = self.enter(x.flatten(1))
-        for layer in self.layers:
-            h = layer(h, c)
-        return self.leave(F.silu(self.norm(h))).reshape(x.shape)
+        return self.leave(F.silu(self.norm(self.hidden(x, label, class_labels)))).reshape(x.shape)

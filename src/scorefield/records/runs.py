@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from scorefield.errors import BadFileError, UserError
+from scorefield.errors import BadFileError, Exit, UserError
 from scorefield.records.result import Result
 from scorefield.records.rundir import RunDir
 
@@ -195,7 +195,7 @@ def _why(path: Path, error: Exception) -> str:
         code = json.loads((path / "logs" / "job.json").read_bytes())["exit_code"]
     except (OSError, ValueError, KeyError, TypeError):
         return f"unfinished, {steps}"
-    return f"interrupted, {steps}" if code in (75, 130) else f"ended with code {code}, {steps}"
+    return f"interrupted, {steps}" if code in (Exit.PREEMPTED, Exit.INTERRUPTED) else f"ended with code {code}, {steps}"
 
 
 def _last_step(path: Path) -> int | None:

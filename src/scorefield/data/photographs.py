@@ -46,7 +46,6 @@ class Photographs(Data):
         resolution: side of an image in pixels.
         crop: side of the square that is cut out first; None takes the shorter side.
         examples: at most so many training images; None takes all.
-        held_out: number of training images set aside for validation, where the data set has no such part of its own.
         transform: to model space; None is [-1, 1).
     """
 
@@ -58,16 +57,12 @@ class Photographs(Data):
         resolution: int = 64,
         crop: int | None = None,
         examples: int | None = None,
-        held_out: int = 1000,
         transform: Transform | None = None,
     ) -> None:
         for name, value, least in (("resolution", resolution, 1), ("crop", crop, 1), ("examples", examples, 1)):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
-        if held_out < 0:
-            raise ValueError(f"held_out={held_out} must not be negative")
-        self.data_dir, self.resolution, self.crop = Path(data_dir), resolution, crop
-        self.examples, self.held_out = examples, held_out
+        self.data_dir, self.resolution, self.crop, self.examples = Path(data_dir), resolution, crop, examples
         self.shape = (3, resolution, resolution)
         self.transform = to_symmetric_unit(self.levels) if transform is None else transform
 
@@ -110,22 +105,25 @@ class CelebA(Photographs):
         return found
 
     @cached_property
-    def _parts(self) -> dict[str, Split]:
-        return {}
+    def _train(self) -> Split:
+        return Split(self._part("train"))
 
-    def _split(self, part: str) -> Split:
-        if part not in self._parts:
-            self._parts[part] = Split(self._part(part))
-        return self._parts[part]
+    @cached_property
+    def _validation(self) -> Split:
+        return Split(self._part("valid"))
+
+    @cached_property
+    def _test(self) -> Split:
+        return Split(self._part("test"))
 
     def train(self) -> Split:
-        return self._split("train")
+        return self._train
 
     def validation(self) -> Split:
-        return self._split("valid")
+        return self._validation
 
     def test(self) -> Split:
-        return self._split("test")
+        return self._test
 
 
 class LSUN(Photographs):
@@ -154,8 +152,10 @@ class LSUN(Photographs):
         held_out: int = 1000,
         transform: Transform | None = None,
     ) -> None:
-        super().__init__(data_dir, resolution, None, examples, held_out, transform)
-        self.category = category
+        super().__init__(data_dir, resolution, None, examples, transform)
+        if held_out < 0:
+            raise ValueError(f"held_out={held_out} must not be negative")
+        self.category, self.held_out = category, held_out
 
     def images(self, part: str) -> Sequence[Any]:
         declare_missing_operators()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from scorefield.data import LSUN, CelebA
-from scorefield.data.faces import square
+from scorefield.data.photographs import square
 from scorefield.errors import BadFileError
 
 
@@ -89,6 +89,8 @@ def test_what_is_missing_is_named(tmp_path):
         CelebA(tmp_path).train()
     with pytest.raises(FileNotFoundError, match=r"bedroom_train_lmdb in it is no LMDB folder"):
         LSUN(tmp_path, "bedroom").train()
-    for wrong in ({"resolution": 0}, {"crop": 0}, {"examples": 0}, {"held_out": -1}):
+    for wrong in ({"resolution": 0}, {"crop": 0}, {"examples": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
             CelebA(tmp_path, **wrong)
+    with pytest.raises(ValueError, match="held_out=-1"):
+        LSUN(tmp_path, "bedroom", held_out=-1)
