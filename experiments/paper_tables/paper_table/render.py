@@ -225,7 +225,9 @@ def draw(table: Table, records: Records) -> Path | None:
     }
     panels = [(name, side) for name in shown for side in ("published", "small") if side == "small" or published[name]]
     path = table.folder / "table.png"
-    with sheet(path, panels=len(panels), width=4.6, height=1.1 + 0.24 * len(rows)) as (_, axes):
+    labels = _labels(rows)
+    width = 4.6 + 0.075 * max(0, max(map(len, labels)) - 20) / len(panels)  # long names take their room from nobody
+    with sheet(path, panels=len(panels), width=width, height=1.3 + 0.24 * len(rows)) as (_, axes):
         places = range(len(rows))[::-1]
         for axis, (name, side) in zip(axes, panels, strict=True):
             column = table.columns[name]
@@ -246,9 +248,9 @@ def draw(table: Table, records: Records) -> Path | None:
                 f"{column.title}, published" if side == "published" else f"{_obtained(column, 'small')}, scale=small"
             )
             axis.set_title(title)
-            marks = "" if side == "published" else "; a dot a seed, the bar their mean"
+            marks = "" if side == "published" else "\na dot a seed, the bar their mean"
             axis.set(xlabel=f"{column.better} is better{marks}", ylim=(-0.7, len(rows) - 0.3))
-            axis.set_yticks(list(places), _labels(rows) if axis is axes[0] else [""] * len(rows))
+            axis.set_yticks(list(places), labels if axis is axes[0] else [""] * len(rows))
     return path
 
 
@@ -256,7 +258,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """Names of rows in a figure, with their group where names alone do not tell them apart."""
     names = [row.name("small") for row in rows]
     return [
-        f"{row.group}: {name}" if row.group and names.count(name) > 1 else name
+        f"{row.group.split(' (')[0]}: {name}" if row.group and names.count(name) > 1 else name
         for row, name in zip(rows, names, strict=True)
     ]
 
