@@ -230,22 +230,3 @@ def test_make_lists_every_goal():
     goals = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
     run = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert re.findall(r"^  make (\S+) +\S", run.stdout, re.MULTILINE) == goals
-
-
-@pytest.mark.slow
-def test_the_benchmark_runs():
-    script = [
-        sys.executable,
-        "experiments/speed/bench.py",
-        "--steps",
-        "12",
-        "--repeats",
-        "1",
-        "--batch",
-        "8",
-        "--pairs",
-        "3",
-    ]
-    run = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True)
-    lines = [line.split()[0] for line in run.stdout.splitlines()[1:5]]
-    assert lines == ["sampling", "training", "guards", "likelihood"]

@@ -6,7 +6,7 @@ value comes out of the same forward pass.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 
 import torch
@@ -64,21 +64,25 @@ def _along(
                 "the field's value carries no gradient with respect to x, so it has no divergence; remove no_grad, "
                 "inference_mode and detach from the field"
             )
+        # The last of a list frees the graph as it goes, so that its memory is used again while it is still at hand.
+        last = len(blocks) - 1 if isinstance(blocks, Sized) else None
         kept = []
-        for block in blocks:
+        for i, block in enumerate(blocks):
             probes = block.clone() if block.is_inference() else block
-            kept.append(keep(_pull_back(value, at, probes, differentiable), probes))
+            kept.append(keep(_pull_back(value, at, probes, differentiable, retain_graph=i != last), probes))
         total = torch.cat(kept)
     return (value, total) if differentiable else (value.detach(), total.detach())
 
 
-def _pull_back(value: Tensor, x: Tensor, probes: Tensor, create_graph: bool) -> Tensor:
+def _pull_back(value: Tensor, x: Tensor, probes: Tensor, create_graph: bool, retain_graph: bool) -> Tensor:
     """v^T J for every probe, (k, B, *event)."""
-    if len(probes) == 1:
-        (row,) = torch.autograd.grad(value, x, probes[0], retain_graph=True, create_graph=create_graph)
-        return row[None]
-    (rows,) = torch.autograd.grad(value, x, probes, retain_graph=True, create_graph=create_graph, is_grads_batched=True)
-    return rows
+
+    def row_of(probe: Tensor) -> Tensor:
+        retain = create_graph or retain_graph
+        return torch.autograd.grad(value, x, probe, retain_graph=retain, create_graph=create_graph)[0]
+
+    # One axis less for a single probe: kernels under vmap are not always those of a plain call.
+    return row_of(probes[0])[None] if len(probes) == 1 else torch.vmap(row_of)(probes)
 
 
 def basis(x: Tensor, chunk: int | None = None) -> Iterator[Tensor]:

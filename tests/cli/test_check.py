@@ -152,6 +152,10 @@ MISTAKES = {
         ["trainer.val_check_interval=7", "trainer.accumulate_grad_batches=2"],
         "must be a positive multiple of trainer.accumulate_grad_batches=2",
     ),
+    "clipping behind a fused optimiser": (
+        ["trainer.precision=bf16-mixed"],
+        "trainer.precision=bf16-mixed with optim.optimizer.fused=true cannot clip gradients",
+    ),
     "arguments without a class": (["+callbacks.mine.every=3"], "it has arguments but no _target_"),
     "name": (["name=a/b"], "name='a/b' names a folder"),
     "samples": (["callbacks.quality.n=0"], "callbacks.quality.n=0 must be at least 1"),

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from scorefield.divergence import Hutchinson
+from scorefield.divergence import Hutchinson, quadratic_forms
 from scorefield.models import Compute, NetworkModel, Parametrization
 from scorefield.nets import MLP, UNet
 from scorefield.nets.embeddings import Fourier
+from scorefield.nets.winograd import WinogradConv2d
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising
 from scorefield.probability_flow import ProbabilityFlow
@@ -168,3 +169,59 @@ def test_every_published_network_can_compute_its_blocks_again(name):
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     assert torch.equal(*gradients)
     assert float(gradients[0].abs().max()) > 0
+
+
+def spoiled(name):
+    """A published network whose every weight is a random number: none of its branches is silent."""
+    torch.manual_seed(0)
+    net = NETWORKS[name]().float().eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape))
+    side = 16 if name == "ncsnv2_deepest" else 8
+    return net, torch.randn(2, 2, side, side), torch.tensor([1, 2] if name == "ncsn" else [0.3, 0.9])
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_published_network_keeps_its_numbers_in_another_layout(name, winograd, monkeypatch):
+    """Values, gradients and forms of several probes at once; also in a copy, as the averaged network is."""
+    monkeypatch.setattr("scorefield.nets.winograd.pays", lambda x, _: not (x.shape[2] % 4 or x.shape[3] % 4))
+    net, x, label = spoiled(name)
+    twin = copy.deepcopy(net)
+    compute = Compute(channels_last=True, winograd=winograd)
+    compute.prepare(twin)
+    twin = copy.deepcopy(twin)
+    assert list(twin.state_dict()) == list(net.state_dict())
+    assert any(isinstance(module, WinogradConv2d) for module in twin.modules()) == winograd
+    probes = Hutchinson(k=3).draw(x, StreamNoise(0))
+    found, expected = (
+        quadratic_forms(lambda y, n=n, c=c: c.call(n, y, label), x, [probes])
+        for n, c in ((twin, compute), (net, Compute()))
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=2e-4 * float(b.abs().max()))  # rounding, some 30 layers of it
+    gradients = []
+    for n, c in ((twin, compute), (net, Compute())):
+        c.call(n, x, label).square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in n.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=0, atol=2e-4 * float(gradients[1].abs().max()))
+
+
+def test_winograd_wants_convolutions_and_their_layout():
+    with pytest.raises(ValueError, match=r"needs 3x3 convolutions, of which UNet has \d+, and compute\.channels_last"):
+        model(Compute(winograd=True))
+    net = MLP(shape=(2,), width=8, depth=1, embedding=Fourier(8))
+    with pytest.raises(ValueError, match="of which MLP has 0"):
+        NetworkModel(net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=Compute(channels_last=True, winograd=True))
+
+
+def test_images_reach_the_network_with_their_channels_side_by_side(x):
+    m = model(Compute(channels_last=True)).eval()
+    seen = []
+    convolutions = [module for module in m.net.modules() if isinstance(module, torch.nn.Conv2d)]
+    for module in convolutions:
+        module.register_forward_hook(lambda net, args, out: seen.append(out))
+    m(x.expand(-1, 1, -1, -1), torch.ones(4))
+    assert len(seen) == len(convolutions)
+    assert all(out.is_contiguous(memory_format=torch.channels_last) for out in seen)

@@ -124,6 +124,17 @@ def job_can_start_processes(draft: Draft) -> Iterator[str]:
         )
 
 
+def fused_optimizer_is_not_clipped(draft: Draft) -> Iterator[str]:
+    """Under mixed precision a fused optimiser undoes the loss scale by itself, too late for clipping."""
+    precision, clip = str(draft.trainer.get("precision", "")), draft.trainer.get("gradient_clip_val")
+    if draft.config["optim"]["optimizer"].get("fused") and clip and precision.endswith("mixed"):
+        yield (
+            f"trainer.precision={precision} with optim.optimizer.fused=true cannot clip gradients "
+            f"(trainer.gradient_clip_val={clip}); give optim.optimizer.fused=false, or compute=tensor_cores, which "
+            "needs no mixed precision of the trainer"
+        )
+
+
 def validation_interval(draft: Draft) -> Iterator[str]:
     """Validations fall on whole steps."""
     interval, accumulated = draft.trainer.get("val_check_interval"), draft.trainer.get("accumulate_grad_batches", 1)

@@ -1,0 +1,73 @@
+"""What the machine can do, measured: products of matrices, convolutions, copies."""
+
+import platform
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from measure.lines import seconds
+from torch.nn import functional as F
+
+# (batch, channels in, channels out, side) of the 3x3 convolutions in which the published CIFAR-10 networks spend their time
+CONVOLUTIONS = ((4, 128, 128, 32), (4, 384, 128, 32), (4, 256, 256, 16), (4, 512, 256, 16), (4, 256, 256, 8))
+
+
+def rate(work: float, action: Callable[[], object], device: torch.device, repeats: int = 9) -> float:
+    """Work per second, the median over the repeats."""
+    action()
+    return work / median(seconds(action, device) for _ in range(repeats))
+
+
+@torch.no_grad()
+def matrix_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """Floating-point operations per second of a square product whose factors fit the caches."""
+    n = 1024 if device.type == "cpu" else 8192
+    a, b = torch.randn(2, n, n, device=device, dtype=dtype)
+    return rate(2 * n**3, lambda: a @ b, device)
+
+
+@torch.no_grad()
+def convolution_rates(device: torch.device) -> dict[tuple[int, int, int, int], float]:
+    """Floating-point operations per second of the library's convolutions, a direct sum's count."""
+    rates = {}
+    for shape in CONVOLUTIONS:
+        b, c, k, side = shape
+        x, w = torch.randn(b, c, side, side, device=device), torch.randn(k, c, 3, 3, device=device)
+        x, w = (y.contiguous(memory_format=torch.channels_last) for y in (x, w))
+        rates[shape] = rate(18 * b * c * k * side**2, lambda x=x, w=w: F.conv2d(x, w, padding=1), device)  # type: ignore[misc]
+    return rates
+
+
+@torch.no_grad()
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes read and written per second by a copy larger than the caches."""
+    a = torch.randn(64 * 2**20, device=device)
+    b = torch.empty_like(a)
+    return rate(2 * a.nbytes, lambda: b.copy_(a), device)
+
+
+def processor() -> str:
+    """The name the system gives its processor."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """The machine and its measured limits, in words and numbers."""
+    rates = convolution_rates(device)
+    known = {
+        "processor": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "matrix rate, GFLOP/s": round(matrix_rate(device) / 1e9, 1),
+        "copy bandwidth, GB/s": round(copy_bandwidth(device) / 1e9, 1),
+    }
+    for (b, c, k, side), value in rates.items():
+        known[f"convolution {b}x{c}x{side}x{side} to {k}, GFLOP/s"] = round(value / 1e9, 1)
+    return known

@@ -1,0 +1,55 @@
+"""Peak memory of a training step, in a process of its own.
+
+    python -m measure.memory BATCH OVERRIDE...
+
+prints the peak resident bytes of the process over three steps, and those resident before the model was made. On a GPU
+it is the allocator's peak.
+"""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+
+def highest() -> int:
+    """Peak resident bytes of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident() -> int:
+    """Resident bytes of this process now, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak(batch: int, overrides: list[str], threads: int = 1) -> dict[str, float]:
+    """Bytes at the peak of three training steps and before, and the seconds of the last step."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "0"}
+    command = [sys.executable, "-W", "ignore", "-m", "measure.memory", str(batch), *overrides]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(arguments: list[str]) -> None:
+    """Take three steps and say what they took."""
+    from measure.lines import seconds
+    from measure.steps import Work
+
+    batch, *overrides = arguments
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    before = resident()
+    work = Work(overrides, int(batch), device)
+    took = [seconds(work.step, device) for _ in range(3)]
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else highest()
+    print(json.dumps({"peak": peak, "before": before, "seconds": min(took), "weights": work.parameter_bytes()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

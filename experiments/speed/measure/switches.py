@@ -1,0 +1,48 @@
+"""What each setting changes: the optimiser's kernel, the compute settings, recomputing, on the networks of two sizes."""
+
+import gc
+from collections.abc import Iterator
+
+import torch
+from measure.lines import Line, in_turn
+from measure.steps import Work
+
+NETWORKS = {"digits": ("experiment=digits", 128), "NCSN++": ("experiment=ncsnpp_cifar10_ve", 4)}
+FOREACH = ("optim.optimizer.fused=false", "+optim.optimizer.foreach=true")
+OPTIMIZERS = {"fused": (), "one tensor at a time": ("optim.optimizer.fused=false", "+optim.optimizer.foreach=false")}
+
+
+def optimizers(name: str, override: str, batch: int, repeats: int, device: torch.device) -> Iterator[Line]:
+    """The update with Adam's other kernels against the one over all tensors at once (foreach)."""
+    plain = Work([override, *FOREACH], batch, device)
+    plain.backward()
+    for what, changes in OPTIMIZERS.items():
+        work = Work([override, *changes], batch, device)
+        work.backward()
+        turns = in_turn(work.update, plain.update, repeats, device)
+        yield Line.of("settings", f"{name}: update, Adam {what}", "Adam over all tensors at once", turns, "s")
+        del work
+        gc.collect()
+
+
+def settings(name: str, override: str, batch: int, repeats: int, device: torch.device) -> Iterator[Line]:
+    """A training step under each part of the compute settings by itself."""
+    plain = Work([override], batch, device)
+    for what, changes in (
+        ("channels_last", ["compute.channels_last=true"]),
+        ("channels_last and winograd", ["compute.channels_last=true", "compute.winograd=true"]),
+        ("recompute", ["compute.recompute=true"]),
+        ("bf16", ["compute.bf16=true"]),
+    ):
+        work = Work([override, *changes], batch, device)
+        turns = in_turn(work.step, plain.step, repeats, device)
+        yield Line.of("settings", f"{name}: training step, {what}", "compute=plain", turns, "s", f"batch {batch}")
+        del work
+        gc.collect()
+
+
+def measure(repeats: int, device: torch.device) -> Iterator[Line]:
+    """Both, for both networks."""
+    for name, (override, batch) in NETWORKS.items():
+        yield from optimizers(name, override, batch, repeats, device)
+        yield from settings(name, override, batch, repeats, device)

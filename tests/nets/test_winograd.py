@@ -1,0 +1,156 @@
+"""Winograd's convolutions against the library's direct ones: values, every kind of derivative, and where they are used."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from scorefield.nets import winograd
+from scorefield.nets.winograd import WinogradConv2d
+
+SHAPES = [(1, 2, 3, 4, 4), (2, 3, 2, 8, 4), (5, 2, 2, 12, 16)]  # batch, channels in, channels out, height, width
+
+
+def tensors(shape, dtype=torch.float64):
+    b, c, k, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(b, c, height, width, generator=generator, dtype=dtype)
+    w = torch.randn(k, c, 3, 3, generator=generator, dtype=dtype)
+    return x.requires_grad_(), w.requires_grad_()
+
+
+def direct(x, w):
+    return F.conv2d(x, w, padding=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_are_those_of_the_direct_sum(shape):
+    x, w = tensors(shape)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        found = winograd._Convolution.apply(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout))
+        assert torch.allclose(found, direct(x, w), rtol=0, atol=1e-12)
+
+
+def test_blocks_of_images_are_put_together(monkeypatch):
+    """However many tiles a block has, all images come out, and the filters' gradient sums over them."""
+    x, w = tensors((5, 2, 3, 8, 8))
+    g = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.autograd.grad(direct(x, w), (x, w), g)
+    for tiles in (1, 8, 1000):
+        monkeypatch.setattr(winograd, "_TILES", tiles)
+        found = torch.autograd.grad(winograd._Convolution.apply(x, w), (x, w), g)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["_Convolution", "_Transposed", "_Correlation"])
+def test_derivatives_of_first_and_second_order(name):
+    """By finite differences, backwards, forwards and batched."""
+    x, w = tensors((1, 2, 2, 4, 4))
+    g = torch.randn_like(direct(x, w)).detach().requires_grad_()
+    arguments = {"_Convolution": (x, w), "_Transposed": (g, w), "_Correlation": (x, g)}[name]
+    function = getattr(winograd, name).apply
+    assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, check_batched_grad=False)
+    assert torch.autograd.gradgradcheck(function, arguments)
+
+
+def test_several_gradients_at_once():
+    x, w = tensors((2, 3, 2, 8, 4))
+    y = winograd._Convolution.apply(x, w)
+    rows = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1))
+    batched = torch.vmap(lambda row: torch.autograd.grad(y, (x, w), row, retain_graph=True))(rows)
+    for i, row in enumerate(rows):
+        for found, expected in zip(batched, torch.autograd.grad(direct(x, w), (x, w), row), strict=True):
+            assert torch.allclose(found[i], expected, rtol=0, atol=1e-12)
+
+
+def test_rounding_errors_are_small():
+    """In single precision: a few units of 2^-24, times the root of the number of terms and of the transforms' growth."""
+    x, w = tensors((4, 128, 128, 16, 16), torch.float32)
+    exact = direct(x.double(), w.double())
+    error = (winograd._Convolution.apply(x, w) - exact).norm() / exact.norm()
+    assert 1e-7 < error < 5e-6
+
+
+def kept(function):
+    """Bytes that autograd keeps."""
+    found = {}
+
+    def pack(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        function()
+    return sum(found.values())
+
+
+def test_no_more_is_kept_than_by_the_direct_sum():
+    x, w = tensors((4, 8, 8, 16, 16))
+    assert kept(lambda: winograd._Convolution.apply(x, w)) <= kept(lambda: direct(x, w))
+
+
+def test_a_gradient_for_the_input_alone_computes_no_other(monkeypatch):
+    x, w = tensors((1, 2, 2, 4, 4))
+    w.requires_grad_(False)
+    monkeypatch.setattr(winograd, "_correlate", lambda *_: pytest.fail("the filters' gradient was computed"))
+    torch.autograd.grad(winograd._Convolution.apply(x, w).sum(), x)
+
+
+def layer(**arguments):
+    torch.manual_seed(0)
+    module = torch.nn.Conv2d(128, 128, 3, padding=1, **arguments)
+    twin = copy.deepcopy(module)
+    twin.__class__ = WinogradConv2d
+    return module, twin
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_is_the_same_layer(bias, monkeypatch):
+    module, twin = layer(bias=bias)
+    assert list(module.state_dict()) == list(twin.state_dict())
+    x = torch.randn(4, 128, 16, 16)
+    used = []
+    convolve = winograd._convolve
+    monkeypatch.setattr(winograd, "_convolve", lambda *a: used.append(1) or convolve(*a))
+    assert torch.allclose(twin(x), module(x), rtol=0, atol=1e-12)
+    assert used
+
+
+@pytest.mark.parametrize(
+    ("x", "why"),
+    [
+        (torch.zeros(4, 128, 18, 16), "tiles would not be whole"),
+        (torch.zeros(1, 128, 4, 4), "a single tile does not pay for its filters"),
+        (torch.zeros(4, 128, 16, 16, device="meta"), "not on a CPU"),
+    ],
+    ids=["rim", "few", "elsewhere"],
+)
+def test_elsewhere_the_sum_is_direct(x, why, monkeypatch):
+    x = x.to(torch.get_default_dtype())
+    module, twin = layer()
+    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail(f"not direct, but {why}"))
+    assert twin.to(x.device)(x).shape == module.to(x.device)(x).shape
+
+
+def test_under_autocast_the_sum_is_direct(monkeypatch):
+    _, twin = layer()
+    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail("not direct under autocast"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert twin.float()(torch.zeros(4, 128, 16, 16, dtype=torch.float32)).dtype == torch.bfloat16
+
+
+def test_only_convolutions_of_this_kind_are_taken():
+    fits = WinogradConv2d.fits
+    assert fits(torch.nn.Conv2d(2, 3, 3, padding=1))
+    others = [
+        torch.nn.Conv2d(2, 3, 1),
+        torch.nn.Conv2d(2, 3, 3),
+        torch.nn.Conv2d(2, 3, 3, padding=1, stride=2),
+        torch.nn.Conv2d(2, 4, 3, padding=1, groups=2),
+        torch.nn.Conv2d(2, 3, 3, padding=2, dilation=2),
+        torch.nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"),
+        torch.nn.Linear(2, 3),
+    ]
+    assert not any(fits(module) for module in others)
