@@ -70,9 +70,9 @@ def test_uniform_is_below_the_probability_and_a_fitted_flow_in_between(model, da
     with torch.random.fork_rng():
         before = torch.get_rng_state()
         recipe = VariationalDequantisation(steps=300, batch_size=64, lr=1e-2)
-        flow = recipe.dequantiser(model, data, data.split, nothing, 0)
+        flow = recipe.dequantiser(model, data, data.split, nothing, 0, torch.device("cpu"))
         assert torch.equal(torch.get_rng_state(), before)
-    uniform = UniformDequantisation().dequantiser(model, data, data.split, nothing, 0)
+    uniform = UniformDequantisation().dequantiser(model, data, data.split, nothing, 0, torch.device("cpu"))
     exact = log_probability(data.split.x[:500]).mean()
     gap = {name: float(exact - bound(model, data, q).mean()) for name, q in (("uniform", uniform), ("flow", flow))}
     # Of the uniform law: the mean of ln P(k) - int_0^1 ln p(k + u) du, by a midpoint rule in the cell.
@@ -119,7 +119,9 @@ def test_the_density_of_u_is_that_of_its_map(data):
 
 def test_a_fit_depends_on_its_seed_alone(model, data):
     recipe = VariationalDequantisation(steps=3, batch_size=8, width=4)
-    one, again, other = (recipe.dequantiser(model, data, data.split, nothing, seed) for seed in (0, 0, 1))
+    one, again, other = (
+        recipe.dequantiser(model, data, data.split, nothing, seed, torch.device("cpu")) for seed in (0, 0, 1)
+    )
     for a, b, _ in zip(*(q.parameters() for q in (one, again, other)), strict=True):
         assert torch.equal(a, b)
     assert any(not torch.equal(a, c) for a, c in zip(one.parameters(), other.parameters(), strict=True))
@@ -132,7 +134,7 @@ def test_a_fit_that_breaks_says_so(data):
 
     broken = Broken(VP(t_min=1e-4), WEIGHTS, MEANS.reshape(2, 1, 1, 2), [STD**2] * 2)
     with pytest.raises(NumericalError, match=r"step 1; take a smaller lr than 0\.002"):
-        VariationalDequantisation(batch_size=4).dequantiser(broken, data, data.split, nothing, 0)
+        VariationalDequantisation(batch_size=4).dequantiser(broken, data, data.split, nothing, 0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["steps", "batch_size", "width", "lr"])

@@ -7,11 +7,23 @@ import pytest
 import torch
 
 from scorefield.kernels import Ancestral
-from scorefield.prediction import Data, Karras, Noise, PosteriorMean, Prediction, ScaledScore, Score, Target, Velocity
+from scorefield.prediction import (
+    Combination,
+    Data,
+    Karras,
+    Noise,
+    PosteriorMean,
+    Prediction,
+    ScaledScore,
+    Score,
+    Target,
+    Velocity,
+)
 from scorefield.schedules import EDM, VP, Constant, Tabulated
 from tests.conftest import inside
 
-TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7), PosteriorMean(0.05)]
+ANY = Combination(torch.linspace(0.2, 1.5, 9, dtype=torch.float64), torch.linspace(-2, -0.1, 9, dtype=torch.float64))
+TARGETS: list[Target] = [Data(), Noise(), Score(), ScaledScore(), Velocity(), Karras(0.7), PosteriorMean(0.05), ANY]
 
 
 def sample(schedule, shape=(3, 4, 4), n=9):

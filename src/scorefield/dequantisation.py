@@ -33,16 +33,23 @@ class Dequantisation(ABC):
 
     @abstractmethod
     def dequantiser(
-        self, model: ScoreModel, data: Data, split: Split, given: Callable[[Split], Cond | None], seed: int
+        self,
+        model: ScoreModel,
+        data: Data,
+        split: Split,
+        given: Callable[[Split], Cond | None],
+        seed: int,
+        device: torch.device,
     ) -> Dequantiser:
         """The law for this model.
 
         Args:
             model: the model whose likelihood is to be bounded.
             data: the data set, of integer levels.
-            split: training examples, on the model's device.
+            split: training examples, anywhere.
             given: conditions of examples.
             seed: of everything random about a fit.
+            device: the model's device.
         """
 
 
@@ -55,7 +62,13 @@ class UniformDequantisation(Dequantisation):
     """u uniform on [0, 1)^d (Theis et al. 2016, section 3.1)."""
 
     def dequantiser(
-        self, model: ScoreModel, data: Data, split: Split, given: Callable[[Split], Cond | None], seed: int
+        self,
+        model: ScoreModel,
+        data: Data,
+        split: Split,
+        given: Callable[[Split], Cond | None],
+        seed: int,
+        device: torch.device,
     ) -> Dequantiser:
         return _uniform
 
@@ -113,7 +126,13 @@ class VariationalDequantisation(Dequantisation):
             raise ValueError(f"lr={self.lr} must be positive")
 
     def dequantiser(
-        self, model: ScoreModel, data: Data, split: Split, given: Callable[[Split], Cond | None], seed: int
+        self,
+        model: ScoreModel,
+        data: Data,
+        split: Split,
+        given: Callable[[Split], Cond | None],
+        seed: int,
+        device: torch.device,
     ) -> Dequantiser:
         """See `Dequantisation`.
 
@@ -121,7 +140,6 @@ class VariationalDequantisation(Dequantisation):
             NumericalError: if the fit meets a number that is not finite.
         """
         noise = StreamNoise(seed, "fit of the dequantisation")
-        device = split.x.device
         with torch.random.fork_rng(devices=[]):  # initial weights by the seed, and nobody else's draws moved
             torch.manual_seed(noise.seed % 2**32)
             couplings = ConditionalCouplings(data.shape, self.width, self.couplings)
@@ -132,7 +150,7 @@ class VariationalDequantisation(Dequantisation):
         bound = VariationalBound(draws=2)
         rows = [i for _ in range(self._epochs(len(split))) for i in noise.permutation(len(split)).tolist()]
         for step in range(self.steps):
-            examples = split[torch.tensor(rows[step * self.batch_size : (step + 1) * self.batch_size], device=device)]
+            examples = split[torch.tensor(rows[step * self.batch_size : (step + 1) * self.batch_size])].to(device)
             with torch.enable_grad():
                 x, log_q = flow(examples.x.to(torch.get_default_dtype()), noise)
                 nll = bound.estimate(model, data.transform.forward(x), given(examples), noise).nll

@@ -115,13 +115,13 @@ class IndexedNoise:
     def normal_like(self, x: Tensor) -> Tensor:
         rows = self._rows(x)
         for row, stream in zip(rows.numpy(), self._streams, strict=True):
-            row[...] = stream.standard_normal(row.shape)
+            stream.standard_normal(out=row)
         return rows.to(x)
 
     def uniform_like(self, x: Tensor) -> Tensor:
         rows = self._rows(x)
         for row, stream in zip(rows.numpy(), self._streams, strict=True):
-            row[...] = stream.random(row.shape)
+            stream.random(out=row)
         # Rounding to a narrower type may reach 1, which the interval excludes.
         below_one = torch.nextafter(torch.ones((), dtype=x.dtype), torch.zeros((), dtype=x.dtype))
         return rows.to(x).clamp(max=float(below_one))

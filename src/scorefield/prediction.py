@@ -10,6 +10,7 @@ the clean sample and the noise:
     velocity    alpha'             sigma'
     Karras      sigma / (d n)     -alpha d / n          n = sqrt(alpha^2 d^2 + sigma^2), d the data's std
     mean        c + b alpha        b sigma              c x + b x_t the mean of q(x_s | x_t, x), s one step before t
+    any         p                  q                    given numbers
 
 Together with x_t, the output F for one pair (p, q) determines the value for any other pair (p', q'):
 
@@ -128,6 +129,22 @@ class PosteriorMean(Target):
         sigma_sq = schedule.sigma(t).square()
         kept = gain * schedule.sigma(s).square() / sigma_sq
         return schedule.alpha(s) * variance / sigma_sq + kept * schedule.alpha(t), kept * schedule.sigma(t)
+
+
+@dataclass(frozen=True, eq=False)
+class Combination(Target):
+    """p x + q eps with given numbers: where a sampler goes next, often enough.
+
+    Args:
+        p: factor of the clean sample at each time, (B,).
+        q: factor of the noise, (B,).
+    """
+
+    p: Tensor
+    q: Tensor
+
+    def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.p, self.q
 
 
 def conversion(native: Target, target: Target, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -213,7 +213,9 @@ def test_winograd_wants_convolutions_and_their_layout():
         model(Compute(winograd=True))
     net = MLP(shape=(2,), width=8, depth=1, embedding=Fourier(8))
     with pytest.raises(ValueError, match="of which MLP has 0"):
-        NetworkModel(net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=Compute(channels_last=True, winograd=True))
+        NetworkModel(
+            net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=Compute(channels_last=True, winograd=True)
+        )
 
 
 def test_images_reach_the_network_with_their_channels_side_by_side(x):

@@ -15,6 +15,8 @@ from scorefield.training.callbacks import quality
 from scorefield.training.callbacks.samples import draw
 from tests.training.tiny import checkpoint, digits, fit, journal, plane
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -121,7 +123,7 @@ def test_the_bound_is_that_of_the_dequantised_examples(run):
     parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
     model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
     evaluator = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDimBound")
-    law = evaluator.dequantisation.dequantiser(model, data, parts.data.train_split, lambda examples: None, 0)
+    law = evaluator.dequantisation.dequantiser(model, data, parts.data.train_split, lambda _: None, 0, CPU)
     nats = []
     for i in range(4):
         x, log_q = law(split.x[[i]].float(), IndexedNoise(0, "dequantise/0", [i]))

@@ -149,3 +149,21 @@ def test_another_seed_is_another_run(tmp_path):
 
 def test_training_on_part_of_the_examples():
     assert len(DataModule(Mixture.ring(), 8, examples=32).train_split) == 32
+
+
+def test_a_split_that_stays_on_the_host_is_moved_batch_by_batch(tmp_path, monkeypatch):
+    """The same training either way; what moves is the whole split once, or a batch at a time, as it is stored."""
+    moved, to = [], Split.to
+    monkeypatch.setattr(
+        Split, "to", lambda split, device: moved.append((len(split), split.x.dtype)) or to(split, device)
+    )
+    fit(digits(tmp_path / "a", "callbacks.quality=null", "callbacks.likelihood=null", "steps=3"))
+    resident, moved = moved, []
+    fit(
+        digits(tmp_path / "b", "callbacks.quality=null", "callbacks.likelihood=null", "steps=3", "+data.resident=false")
+    )
+    assert max(resident)[0] > 1000
+    assert {n for n, _ in moved} == {16}
+    assert {dtype for _, dtype in moved} == {torch.uint8}
+    one, other = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    assert differences(one["state_dict"], other["state_dict"]) == []

@@ -34,7 +34,7 @@ SAMPLERS = {
     **dict.fromkeys(("edm_heun", "edm_churn", "euler", "ddim", "ancestral", "dpmpp_2m", "dpmpp_2m_sde"), SHORT),
     **dict.fromkeys(("dpmpp_3m", "euler_maruyama", "reverse_diffusion", "pc"), SHORT),
     "annealed_langevin": ("sampler.corrections=2", "sampler.steps=5"),
-    "consistent": ("sampler.steps=40", "sampler.denoise_last=false"),
+    "consistent": (*SHORT, "sampler.predictor.eta=0.7"),
     "flow": ("sampler.denoise_last=false",),
 }
 

@@ -71,7 +71,9 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
         yield Line.of(subject, "likelihood", "network and pull-back alone", bare, "s")
         bare = in_turn(plain.forward, plain.bare_forward(), repeats, device)
         yield Line.of(subject, "forward", "network alone", bare, "s")
-        updates = [(seconds(plain.update, device), TRAFFIC * plain.parameter_bytes() / bandwidth) for _ in range(repeats)]
+        updates = [
+            (seconds(plain.update, device), TRAFFIC * plain.parameter_bytes() / bandwidth) for _ in range(repeats)
+        ]
         yield Line.of(subject, "clipping, optimiser, average", "bytes at the copy bandwidth", updates, "s")
         for setting in SETTINGS:
             found = peak(BATCH, [override, f"compute={setting}"])

@@ -141,7 +141,8 @@ def build(config: Config) -> Parts:
             f"trainer.val_check_interval={interval} counts batches and must be a multiple of "
             f"trainer.accumulate_grad_batches={accumulated}: weights are validated, and saved, between whole steps"
         )
-    batches = DataModule(data, config["data"]["batch_size"], seed, config["data"].get("examples"))
+    node = config["data"]
+    batches = DataModule(data, node["batch_size"], seed, node.get("examples"), node.get("resident", True))
     return Parts(module, batches, trainer)
 
 

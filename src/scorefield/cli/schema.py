@@ -37,6 +37,7 @@ class DataNode(TypedDict):
     conditional: NotRequired[bool]
     label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
+    resident: NotRequired[bool]  # images: whether the training split lives on the training device
 
 
 class OptimNode(TypedDict):

@@ -7,7 +7,7 @@ from torch import Tensor
 from scorefield.kernels.base import Kernel, State
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import Noise
-from scorefield.prediction import Prediction
+from scorefield.prediction import Combination, Prediction
 from scorefield.tensors import per_sample
 
 
@@ -143,7 +143,5 @@ class Consistent(Kernel):
 
 
 def _posterior_point(prediction: Prediction, s: Tensor, direction: Tensor) -> Tensor:
-    """alpha_s E[x] + direction E[eps], from one prediction."""
-    x = prediction.x
-    alpha_s = prediction.schedule.alpha(s)
-    return per_sample(alpha_s.to(x), x) * prediction.data + per_sample(direction.to(x), x) * prediction.noise
+    """alpha_s E[x] + direction E[eps], in one conversion of the network's output."""
+    return prediction.view(Combination(prediction.schedule.alpha(s), direction))

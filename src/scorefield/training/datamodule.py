@@ -1,6 +1,7 @@
 """Data for training: a stream of batches that is a pure function of (seed, batch number), and plain evaluation batches.
 
-The whole split lives in memory on the training device; there are no worker processes. Step-based training has no
+The whole split lives in memory, on the training device or, where it is too large for that, on the host, from which each
+batch is moved as the integers it is stored as; there are no worker processes. Step-based training has no
 epochs: the stream is the concatenation of one random order of the split after another, cut into global batches, and
 each process takes its share of every global batch.
 """
@@ -28,15 +29,25 @@ class TrainingStream:
         rank: number of this process.
         world_size: number of processes; divides ``batch_size``.
         start: number of the first batch.
+        device: where batches are made; None is where the split is.
     """
 
     def __init__(
-        self, data: Data, split: Split, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start: int = 0
+        self,
+        data: Data,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"data.batch_size={batch_size} counts all processes and must be divisible by {world_size}")
         self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
+        self.device = split.x.device if device is None else device
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def indices(self, number: int) -> Tensor:
@@ -59,10 +70,11 @@ class TrainingStream:
     def batch(self, number: int) -> Batch:
         """Batch ``number`` of this process, in model space."""
         index = self.indices(number).to(self.split.x.device)
+        examples = self.split[index].to(self.device)
         noise = StreamNoise(self.seed, "dequantise", self.rank, number)
-        batch = {"x": self.data.to_model(self.split.x[index], noise), "index": index}
-        if self.split.labels is not None:
-            batch["label"] = self.split.labels[index]
+        batch = {"x": self.data.to_model(examples.x, noise), "index": index.to(self.device)}
+        if examples.labels is not None:
+            batch["label"] = examples.labels
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -80,9 +92,12 @@ class DataModule(pl.LightningDataModule):
         batch_size: examples per optimiser step and accumulation step, over all processes.
         seed: seed of the order and of the dequantisation.
         examples: train on the first so many examples only; None takes them all.
+        resident: keep the training split on the training device; otherwise each batch is moved there.
     """
 
-    def __init__(self, data: Data, batch_size: int, seed: int = 0, examples: int | None = None) -> None:
+    def __init__(
+        self, data: Data, batch_size: int, seed: int = 0, examples: int | None = None, resident: bool = True
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
@@ -90,6 +105,7 @@ class DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.examples = examples
+        self.resident = resident
 
     @cached_property
     def train_split(self) -> Split:
@@ -109,14 +125,16 @@ class DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainingStream:
         trainer = self._trainer()
+        device = trainer.strategy.root_device
         return TrainingStream(
             self.data,
-            self.train_split.to(trainer.strategy.root_device),
+            self.train_split.to(device) if self.resident else self.train_split,
             self.batch_size,
             self.seed,
             trainer.global_rank,
             trainer.world_size,
             start=trainer.fit_loop.total_batch_idx + 1,
+            device=device,
         )
 
     # Evaluators read their split themselves, sharded over processes without padding; Lightning's evaluation loops are

@@ -113,8 +113,9 @@ class LikelihoodEvaluator(Evaluator):
         data = occasion.data
         if data.data.levels is None:
             return None
-        split = data.train_split.to(occasion.device)
-        return self._dequantisation(occasion).dequantiser(occasion.model, data.data, split, occasion.given, self.seed)
+        return self._dequantisation(occasion).dequantiser(
+            occasion.model, data.data, data.train_split, occasion.given, self.seed, occasion.device
+        )
 
     def log_prob(
         self, occasion: Occasion, indices: list[int], draw: int, dequantiser: Dequantiser | None
