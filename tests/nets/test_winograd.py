@@ -1,4 +1,4 @@
-"""Winograd's convolutions against the library's direct ones: values, every kind of derivative, and where they are used."""
+"""Winograd's convolutions against the library's direct ones: values, all kinds of derivatives, where they are used."""
 
 import copy
 
@@ -66,7 +66,7 @@ def test_several_gradients_at_once():
 
 
 def test_rounding_errors_are_small():
-    """In single precision: a few units of 2^-24, times the root of the number of terms and of the transforms' growth."""
+    """In single precision: some units of 2^-24, times the root of the number of terms and of the transforms' growth."""
     x, w = tensors((4, 128, 128, 16, 16), torch.float32)
     exact = direct(x.double(), w.double())
     error = (winograd._Convolution.apply(x, w) - exact).norm() / exact.norm()

@@ -1,8 +1,8 @@
 """The default model: sampling, training and likelihood against the network calls inside them, and the guards' cost.
 
 Each line sets a part of the project against the network calls it cannot do without, on the same inputs. The guards
-(against numbers that are not finite, and for being told to stop) are on in every other step of one training run, and set
-against the step that follows without them.
+(against numbers that are not finite, and for being told to stop) are on in every other step of one training run, and
+set against the step that follows without them.
 """
 
 import tempfile
@@ -14,10 +14,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from measure.lines import Line, in_turn, seconds
-from measure.steps import composed
 from torch import Tensor
 
+from measure.lines import Line, in_turn, seconds
+from measure.steps import composed
 from scorefield.cli.runs import Parts, build, load_run, make
 from scorefield.models import NetworkModel
 from scorefield.noise import GlobalNoise, IndexedNoise

@@ -79,9 +79,15 @@ def markdown(machine: dict[str, Any], lines: Sequence[Line]) -> str:
         for line in lines:
             if line.subject == subject:
                 spread = f"{line.ratio:.3g} ({line.low:.3g} to {line.high:.3g})"
-                said.append(
-                    f"| {line.what} | {line.ours:.4g} {line.unit} | {line.against} | {line.other:.4g} | {spread} | {line.note} |"
+                cells = (
+                    line.what,
+                    f"{line.ours:.4g} {line.unit}",
+                    line.against,
+                    f"{line.other:.4g}",
+                    spread,
+                    line.note,
                 )
+                said.append(f"| {' | '.join(cells)} |")
     return "\n".join(said) + "\n"
 
 

@@ -6,10 +6,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from measure.lines import seconds
 from torch.nn import functional as F
 
-# (batch, channels in, channels out, side) of the 3x3 convolutions in which the published CIFAR-10 networks spend their time
+from measure.lines import seconds
+
+# (batch, channels in, channels out, side) of the 3x3 convolutions on which the published CIFAR-10 networks spend time
 CONVOLUTIONS = ((4, 128, 128, 32), (4, 384, 128, 32), (4, 256, 256, 16), (4, 512, 256, 16), (4, 256, 256, 8))
 
 

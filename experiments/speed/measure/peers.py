@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure.lines import Line, in_turn
 from torch import Tensor, nn
 
+from measure.lines import Line, in_turn
 from scorefield.checkpoints import load
 from scorefield.grids import LogRatio
 from scorefield.kernels import Ancestral
@@ -91,14 +91,15 @@ def networks(diffusers: Any, repeats: int) -> Iterator[Line]:
     parameters = sum(p.numel() for p in plain.parameters())
     note = f"batch {BATCH} of 3x{SIZE}x{SIZE}, {parameters:,} parameters"
     theirs = lambda: peer(x, t).sample  # noqa: E731
-    for setting, net, images in (("plain", plain, x), ("cpu", fast, last)):
-        call = lambda net=net, images=images: net(images, t)  # noqa: E731
+    calls = {"plain": lambda: plain(x, t), "cpu": lambda: fast(last, t)}
+    against = f"diffusers {diffusers.__version__}"
+    for setting, call in calls.items():
         difference = float((call() - theirs()).detach().abs().max())
         assert difference < 1e-3, f"the two networks differ by {difference}"
-        against = f"diffusers {diffusers.__version__}"
         turns = in_turn(forward(call), forward(theirs), repeats)
         yield Line.of("peers", f"forward, compute={setting}", against, turns, "s", note)
-        turns = in_turn(training_step(net, call), training_step(peer, theirs), repeats)
+    for setting, net in (("plain", plain), ("cpu", fast)):  # from here on weights go their own ways
+        turns = in_turn(training_step(net, calls[setting]), training_step(peer, theirs), repeats)
         yield Line.of("peers", f"training step, compute={setting}", against, turns, "s", note)
 
 

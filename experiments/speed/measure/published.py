@@ -1,8 +1,9 @@
-"""The published CIFAR-10 networks: forward pass, training step, likelihood evaluation and memory, setting by setting."""
+"""The published CIFAR-10 networks: forward pass, training step, likelihood evaluation and memory under each setting."""
 
 from collections.abc import Callable, Iterator
 
 import torch
+
 from measure.lines import Line, in_turn, seconds
 from measure.machine import copy_bandwidth, matrix_rate
 from measure.memory import peak
@@ -77,6 +78,7 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
         yield Line.of(subject, "clipping, optimiser, average", "bytes at the copy bandwidth", updates, "s")
         for setting in SETTINGS:
             found = peak(BATCH, [override, f"compute={setting}"])
-            note = f"{found['before'] / 2**20:.0f} of them before the model is made; weights {found['weights'] / 2**20:.0f}"
+            before, weights = (found[key] / 2**20 for key in ("before", "weights"))
+            note = f"{before:.0f} of them before the model is made; weights {weights:.0f}"
             pairs = [(found["peak"] / 2**20, float(recorded[3] or 0))]
             yield Line.of(subject, f"peak memory, compute={setting}", "authors' code, recorded", pairs, "MiB", note)

@@ -1,9 +1,10 @@
-"""What each setting changes: the optimiser's kernel, the compute settings, recomputing, on the networks of two sizes."""
+"""What each setting changes: the optimiser's kernel and the compute settings, on networks of two sizes."""
 
 import gc
 from collections.abc import Iterator
 
 import torch
+
 from measure.lines import Line, in_turn
 from measure.steps import Work
 

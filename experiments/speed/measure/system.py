@@ -4,12 +4,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from measure.lines import Line, in_turn, seconds
-from measure.steps import composed
 
+from measure.lines import Line, in_turn
+from measure.steps import composed
 from scorefield.cli.runs import make
 from scorefield.metrics.frechet import FeatureStatistics, frechet_distance
 from scorefield.noise import StreamNoise
@@ -47,7 +46,7 @@ def starting(repeats: int) -> Iterator[Line]:
 
 
 def batches(repeats: int, device: torch.device) -> Iterator[Line]:
-    """A batch of CIFAR-10's shape: indexed, dequantised, flipped and mapped to model space, against a copy of its pixels."""
+    """A batch of CIFAR-10's shape: indexed, dequantised, flipped, in model space; against a copy of its pixels."""
     config = composed("experiment=cifar10", "run_dir=unused")
     data, size = make(config["data"]["dataset"]), config["data"]["batch_size"]
     pixels = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8, device=device)

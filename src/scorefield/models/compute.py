@@ -48,7 +48,7 @@ class Compute:
         for block in blocks:
             block.recompute = self.recompute
         if self.channels_last:
-            net.to(memory_format=torch.channels_last)
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.winograd:
             convolutions = [module for module in net.modules() if WinogradConv2d.fits(module)]
             if not convolutions or not self.channels_last:

@@ -124,12 +124,12 @@ class _Convolution(_Trilinear):
         return _convolve(x, weight)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (x, weight), (to_x, to_weight) = ctx.saved_tensors, ctx.needs_input_grad
         return _Transposed.apply(g, weight) if to_x else None, _Correlation.apply(x, g) if to_weight else None
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None) -> Tensor:
         return _Convolution.tangent(ctx, dx, dweight)
 
 
@@ -141,12 +141,12 @@ class _Transposed(_Trilinear):
         return _convolve_back(g, weight)
 
     @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (g, weight), (to_g, to_weight) = ctx.saved_tensors, ctx.needs_input_grad
         return _Convolution.apply(h, weight) if to_g else None, _Correlation.apply(h, g) if to_weight else None
 
     @staticmethod
-    def jvp(ctx: Any, dg: Tensor | None, dweight: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dg: Tensor | None, dweight: Tensor | None) -> Tensor:
         return _Transposed.tangent(ctx, dg, dweight)
 
 
@@ -158,17 +158,17 @@ class _Correlation(_Trilinear):
         return _correlate(x, g)
 
     @staticmethod
-    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (x, g), (to_x, to_g) = ctx.saved_tensors, ctx.needs_input_grad
         return _Transposed.apply(g, h) if to_x else None, _Convolution.apply(x, h) if to_g else None
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dg: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dx: Tensor | None, dg: Tensor | None) -> Tensor:
         return _Correlation.tangent(ctx, dx, dg)
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether tiles of x (B, C, H, W) are whole, and multiplications with weight (K, C, 3, 3) at most 0.4 of the direct sum's.
+    """Whether tiles of x (B, C, H, W) are whole, and products with weight (K, C, 3, 3) at most 0.4 of the direct.
 
     The transforms count too, so that few channels or few tiles are summed directly.
     """
