@@ -44,7 +44,7 @@ smoke: install ## one training step and every evaluation of each digits and toy 
 	  $(BIN)/scorefield train experiment=$$name debug=one_batch outputs=outputs/smoke; \
 	done
 
-bench: install ## what sampler, trainer and likelihood cost beside the network alone
+bench: install ## what every part costs beside the network alone, and the network beside the machine (long)
 	$(BIN)/python experiments/speed/bench.py
 
 stress: install ## kill runs at random moments, resume them, compare bit for bit (long)

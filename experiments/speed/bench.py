@@ -4,10 +4,10 @@
     python experiments/speed/bench.py digits system            some of it
     python experiments/speed/bench.py --save experiments/speed/cpu
 
-Subjects: `published` (the CIFAR-10 networks of NCSN++, DDPM++ and EDM: forward pass, training step, likelihood
-evaluation, memory, under each compute setting), `digits` (the default model against its network calls: every sampler,
-training through Lightning, likelihood, guards), `switches` (what each setting changes), `system` (starting, batches,
-Fréchet distance), `scale` (batch, pixels, width), `peers` (diffusers and azula, where installed).
+Subjects: `published` (the CIFAR-10 networks of NCSN++, DDPM++ and EDM: forward pass, training step and likelihood
+evaluation under each compute setting), `memory` (of a step of theirs), `digits` (the default model against its network
+calls: every sampler, training through Lightning, likelihood, guards), `switches` (what each setting changes), `system`
+(starting, batches, Fréchet distance), `scale` (batch, pixels, width), `peers` (diffusers and azula, where installed).
 
 Two times of a line are taken in turn, so that a busy machine slows both; the ratio is the median over the turns, with
 its quartiles. The machine's limits, matrix rate and copy bandwidth, are measured in the same run.
@@ -34,7 +34,7 @@ from measure.lines import Line, save
 from rich.console import Console
 from rich.table import Table
 
-SUBJECTS = ("published", "digits", "switches", "system", "scale", "peers")
+SUBJECTS = ("published", "memory", "digits", "switches", "system", "scale", "peers")
 
 
 def told(line: Line) -> str:
@@ -76,6 +76,7 @@ def main() -> int:
         print(f"{name}: {value}", flush=True)
     sources: dict[str, Callable[[], Iterator[Line]]] = {
         "published": lambda: published.measure(asked.repeats, device),
+        "memory": published.memory,
         "digits": lambda: digits.measure(asked.repeats, asked.trainer, asked.run),
         "switches": lambda: switches.measure(asked.repeats, device),
         "system": lambda: system.measure(asked.repeats, device),

@@ -75,7 +75,7 @@ def test_operations_of_a_network_are_those_of_its_convolutions():
 def test_a_subject_that_does_not_exist_is_named():
     run = subprocess.run([sys.executable, SPEED / "bench.py", "forwards"], capture_output=True, text=True)
     assert run.returncode == 2
-    assert "no subject 'forwards'; there are published, digits, switches, system, scale, peers" in run.stderr
+    assert "no subject 'forwards'; there are published, memory, digits, switches, system, scale, peers" in run.stderr
 
 
 def test_memory_is_that_of_a_process_of_its_own():

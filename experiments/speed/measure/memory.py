@@ -8,7 +8,6 @@ it is the allocator's peak.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,13 @@ from pathlib import Path
 import torch
 
 
-def highest() -> int:
-    """Peak resident bytes of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def resident(what: str) -> int:
+    """Resident bytes of this process on Linux, now ("VmRSS") or at their most ("VmHWM").
 
-
-def resident() -> int:
-    """Resident bytes of this process now, on Linux."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    What getrusage calls the maximum begins with that of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(what))
 
 
 def peak(batch: int, overrides: list[str], threads: int = 1) -> dict[str, float]:
@@ -44,10 +42,10 @@ def main(arguments: list[str]) -> None:
 
     batch, *overrides = arguments
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    before = resident()
+    before = resident("VmRSS")
     work = Work(overrides, int(batch), device)
     took = [seconds(work.step, device) for _ in range(3)]
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else highest()
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
     print(json.dumps({"peak": peak, "before": before, "seconds": min(took), "weights": work.parameter_bytes()}))
 
 

@@ -76,9 +76,16 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
             (seconds(plain.update, device), TRAFFIC * plain.parameter_bytes() / bandwidth) for _ in range(repeats)
         ]
         yield Line.of(subject, "clipping, optimiser, average", "bytes at the copy bandwidth", updates, "s")
+
+
+def memory() -> Iterator[Line]:
+    """Peak of a training step, each in a process of its own."""
+    for experiment in EXPERIMENTS:
+        override, recorded = f"experiment={experiment}", RECORDED[experiment]
         for setting in SETTINGS:
             found = peak(BATCH, [override, f"compute={setting}"])
             before, weights = (found[key] / 2**20 for key in ("before", "weights"))
             note = f"{before:.0f} of them before the model is made; weights {weights:.0f}"
             pairs = [(found["peak"] / 2**20, float(recorded[3] or 0))]
-            yield Line.of(subject, f"peak memory, compute={setting}", "authors' code, recorded", pairs, "MiB", note)
+            subject = f"memory of a training step, batch {BATCH}"
+            yield Line.of(subject, f"{experiment}, compute={setting}", "authors' code, recorded", pairs, "MiB", note)
