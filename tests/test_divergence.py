@@ -236,6 +236,23 @@ def test_chunk_bounds_the_memory(chunk, rows):
     assert seen.elements == rows * x.numel()
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_the_last_of_a_list_of_blocks_frees_the_graph(blocks):
+    """No sooner, or the next could not be pulled back; and no later, or its memory is held for nothing."""
+    x, kept = torch.randn(2, 3), []
+
+    def field(y):
+        kept.append(y.sin() * y)
+        return kept[-1]
+
+    probes = torch.ones(1, 2, 3)
+    with torch.no_grad():
+        _, forms = quadratic_forms(field, x, [probes] * blocks)
+    assert torch.allclose(forms, (x.sin() + x * x.cos()).sum(1).expand(blocks, 2))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        kept[0].sum().backward()
+
+
 class Peak(TorchDispatchMode):
     """Bytes of all storages alive at once that operations have returned, at their most."""
 

@@ -88,11 +88,12 @@ def main() -> int:
         for line in sources[subject]():
             print(told(line), flush=True)
             lines.append(line)
+        if asked.save:  # after each subject: what has been measured is not lost with what follows
+            save(asked.save.parent, asked.save.name, known, lines, "Speed")
     console = Console()
     if console.is_terminal:
         console.print(shown(lines))
     if asked.save:
-        save(asked.save.parent, asked.save.name, known, lines, "Speed")
         print(f"{asked.save}.md, {asked.save}.json")
     return 0
 

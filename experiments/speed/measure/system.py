@@ -10,6 +10,7 @@ import torch
 from measure.lines import Line, in_turn
 from measure.steps import composed
 from scorefield.cli.runs import make
+from scorefield.data import Split
 from scorefield.metrics.frechet import FeatureStatistics, frechet_distance
 from scorefield.noise import StreamNoise
 from scorefield.training.datamodule import TrainingStream
@@ -50,8 +51,7 @@ def batches(repeats: int, device: torch.device) -> Iterator[Line]:
     config = composed("experiment=cifar10", "run_dir=unused")
     data, size = make(config["data"]["dataset"]), config["data"]["batch_size"]
     pixels = torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8, device=device)
-    split = type("Pixels", (), {"x": pixels, "labels": None})()
-    stream = TrainingStream(data, split, size, seed=0)  # type: ignore[arg-type]
+    stream = TrainingStream(data, Split(pixels), size, seed=0)
     batch = stream.batch(0)["x"]
     target = torch.empty_like(batch)
     number = 0
