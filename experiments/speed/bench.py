@@ -1,6 +1,6 @@
 """How close to the machine this is: one table of times and memory, each set against what it cannot do without.
 
-    python experiments/speed/bench.py                          everything, about half an hour on one core
+    python experiments/speed/bench.py                          everything, more than half an hour on one core
     python experiments/speed/bench.py digits system            some of it
     python experiments/speed/bench.py --save experiments/speed/cpu
 

@@ -133,7 +133,7 @@ class PosteriorMean(Target):
 
 @dataclass(frozen=True, eq=False)
 class Combination(Target):
-    """p x + q eps with given numbers: where a sampler goes next, often enough.
+    """p x + q eps with given coefficients, such as those of the point that an ancestral step moves to.
 
     Args:
         p: factor of the clean sample at each time, (B,).
