@@ -142,15 +142,14 @@ class Sampler:
         noise = GlobalNoise() if noise is None else noise
         held = _Held(self.constraint, model.schedule, cond, noise)
         grid = self.grid(model.schedule, self.steps)
-        times = grid.to(x.device)[:, None].expand(-1, len(x))
+        times, levels = grid.to(x.device)[:, None].expand(-1, len(x)).unbind(), grid.tolist()
         moved = self.predictor.init(x, grid)
         corrected = None if self.corrector is None else self.corrector.init(x, grid)
         x = held(x, times[0])
         if trace is not None:
-            trace(0, float(grid[0]), x)
-        for i in range(len(grid) - 1):
-            t, s = times[i], times[i + 1]
-            if grid[i + 1] > grid[i]:
+            trace(0, levels[0], x)
+        for i, (t, s) in enumerate(pairwise(times)):
+            if levels[i + 1] > levels[i]:
                 x, moved = _raised(model.schedule, x, t, s, noise), self.predictor.init(x, grid)
             else:
                 if self.corrector is not None and corrected is not None:
@@ -160,7 +159,7 @@ class Sampler:
                 x, moved = self.predictor.step(model, x, t, s, moved, noise, cond)
                 x = held(x, s)
             if trace is not None:
-                trace(i + 1, float(grid[i + 1]), x)
+                trace(i + 1, levels[i + 1], x)
         if self.denoise_last:
             x = model(x, times[-1], cond).data
         x = held.at_the_end(x)

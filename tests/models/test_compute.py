@@ -218,6 +218,30 @@ def test_winograd_wants_convolutions_and_their_layout():
         )
 
 
+def test_graphs_are_of_a_compiled_network_and_filtering_is_not():
+    with pytest.raises(ValueError, match=r"compute\.graphs=true .* needs compute\.compiled=true"):
+        model(Compute(graphs=True))
+    with pytest.raises(ValueError, match=r"compute\.winograd=true and compute\.compiled=true exclude each other"):
+        model(Compute(channels_last=True, winograd=True, compiled=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_graphs_keep_what_was_said_before(x):
+    """Values of an earlier call stay as they were, and pull-backs go through the replayed network."""
+    device = torch.device("cuda")
+    plain, other = (model(c).eval().to(device) for c in (Compute(), Compute(compiled=True, graphs=True)))
+    x, t = x.to(device), torch.tensor([0.1, 1.0, 10.0, 80.0], device=device)
+    for _ in range(3):  # the first calls record
+        first, second = other(x, t).data, other(2 * x, t).data
+        assert torch.allclose(first, plain(x, t).data, atol=1e-3)
+        assert torch.allclose(second, plain(2 * x, t).data, atol=1e-3)
+        probes = Hutchinson(k=1).draw(x, StreamNoise(0))
+        found, expected = (quadratic_forms(lambda y, m=m: m(y, t).data, x, [probes]) for m in (other, plain))
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+
+
 def test_images_reach_the_network_with_their_channels_side_by_side():
     seen = []
     net = torch.nn.Conv2d(3, 3, 3, padding=1)

@@ -20,12 +20,20 @@ def tensors(shape, dtype=torch.float64):
     return x.requires_grad_(), w.requires_grad_()
 
 
+@pytest.fixture(params=["tiles", "columns", "library"])
+def path(request, monkeypatch):
+    """Each of the three ways to the filters' gradient; the others of the three sums have the first and the last."""
+    monkeypatch.setattr(winograd, "pays", lambda x, _: request.param == "tiles")
+    monkeypatch.setattr(winograd, "_FEW", {"tiles": 4, "columns": 1000, "library": 0}[request.param])
+    return request.param
+
+
 def direct(x, w):
     return F.conv2d(x, w, padding=1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_values_are_those_of_the_direct_sum(shape):
+def test_values_are_those_of_the_direct_sum(shape, path):
     x, w = tensors(shape)
     for layout in (torch.contiguous_format, torch.channels_last):
         found = winograd._Convolution.apply(x.contiguous(memory_format=layout), w.contiguous(memory_format=layout))
@@ -34,6 +42,7 @@ def test_values_are_those_of_the_direct_sum(shape):
 
 def test_blocks_of_images_are_put_together(monkeypatch):
     """However many tiles a block has, all images come out, and the filters' gradient sums over them."""
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
     x, w = tensors((5, 2, 3, 8, 8))
     g = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     expected = torch.autograd.grad(direct(x, w), (x, w), g)
@@ -45,7 +54,7 @@ def test_blocks_of_images_are_put_together(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["_Convolution", "_Transposed", "_Correlation"])
-def test_derivatives_of_first_and_second_order(name):
+def test_derivatives_of_first_and_second_order(name, path):
     """By finite differences, backwards, forwards and batched."""
     x, w = tensors((1, 2, 2, 4, 4))
     g = torch.randn_like(direct(x, w)).detach().requires_grad_()
@@ -55,7 +64,7 @@ def test_derivatives_of_first_and_second_order(name):
     assert torch.autograd.gradgradcheck(function, arguments)
 
 
-def test_several_gradients_at_once():
+def test_several_gradients_at_once(path):
     x, w = tensors((2, 3, 2, 8, 4))
     y = winograd._Convolution.apply(x, w)
     rows = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1))
@@ -86,7 +95,7 @@ def kept(function):
     return sum(found.values())
 
 
-def test_no_more_is_kept_than_by_the_direct_sum():
+def test_no_more_is_kept_than_by_the_direct_sum(path):
     x, w = tensors((4, 8, 8, 16, 16))
     assert kept(lambda: winograd._Convolution.apply(x, w)) <= kept(lambda: direct(x, w))
 
@@ -119,19 +128,35 @@ def test_a_layer_is_the_same_layer(bias, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("x", "why"),
+    ("shape", "filters", "expected"),
     [
-        (torch.zeros(4, 128, 18, 16), "tiles would not be whole"),
-        (torch.zeros(1, 128, 4, 4), "a single tile does not pay for its filters"),
-        (torch.zeros(4, 128, 16, 16, device="meta"), "not on a CPU"),
+        ((4, 128, 16, 16), 128, True),
+        ((4, 128, 18, 16), 128, False),  # tiles would not be whole
+        ((1, 128, 4, 4), 128, False),  # a single tile does not pay for its filters
+        ((4, 3, 32, 32), 128, False),  # the transforms of so few channels cost more than their products save
     ],
-    ids=["rim", "few", "elsewhere"],
 )
-def test_elsewhere_the_sum_is_direct(x, why, monkeypatch):
-    x = x.to(torch.get_default_dtype())
+def test_tiles_are_taken_where_they_pay(shape, filters, expected):
+    assert winograd.pays(torch.zeros(shape), filters) == expected
+
+
+def test_elsewhere_than_on_a_cpu_the_library_chooses(monkeypatch):
     module, twin = layer()
-    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail(f"not direct, but {why}"))
-    assert twin.to(x.device)(x).shape == module.to(x.device)(x).shape
+    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail("not direct"))
+    x = torch.zeros(4, 128, 16, 16, device="meta")
+    assert twin.to("meta")(x).shape == module.to("meta")(x).shape
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_small_images_have_their_gradient_by_one_product(side, monkeypatch):
+    """As the inner levels of a U-Net have; larger ones are left to the library."""
+    monkeypatch.setattr(winograd, "conv2d_weight", lambda *_, **__: pytest.fail("by the library's loop"))
+    x, w = tensors((4, 64, 64, side, side), torch.float32)
+    (found,) = torch.autograd.grad(winograd._Convolution.apply(x, w).sum(), w)
+    (expected,) = torch.autograd.grad(direct(x, w).sum(), w)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-4)
+    with pytest.raises(pytest.fail.Exception, match="library's loop"):
+        winograd._correlate(torch.zeros(4, 4, 18, 18), torch.zeros(4, 4, 18, 18))
 
 
 def test_under_autocast_the_sum_is_direct(monkeypatch):

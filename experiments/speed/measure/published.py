@@ -72,6 +72,7 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
         yield Line.of(subject, "likelihood", "network and pull-back alone", bare, "s")
         bare = in_turn(plain.forward, plain.bare_forward(), repeats, device)
         yield Line.of(subject, "forward", "network alone", bare, "s")
+        plain.backward()
         updates = [
             (seconds(plain.update, device), TRAFFIC * plain.parameter_bytes() / bandwidth) for _ in range(repeats)
         ]

@@ -50,9 +50,7 @@ class Work:
 
     def backward(self) -> None:
         """The loss and its gradient."""
-        loss = self.objective(self.model, self.x, None, GlobalNoise()).per_sample.mean()
-        self.optimizer.zero_grad()
-        loss.backward()
+        self.objective(self.model, self.x, None, GlobalNoise()).per_sample.mean().backward()
 
     def update(self) -> None:
         """Clipping, optimiser and weight average."""
@@ -65,6 +63,7 @@ class Work:
         """A training step."""
         self.backward()
         self.update()
+        self.optimizer.zero_grad()  # as in training: before the next activations are made
 
     @torch.no_grad()
     def forward(self) -> None:

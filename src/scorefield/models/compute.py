@@ -4,6 +4,7 @@ Nothing here changes what is computed beyond rounding, nor a parameter's name. T
 stay in their own precision; only the network runs in a lower one.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,9 @@ class Compute:
     Args:
         bf16: run the network under autocast to bfloat16; its parameters stay as they are.
         compiled: compile the network in place by torch.compile, at its first call.
+        graphs: replay the compiled network as one CUDA graph for each shape of its input, which spares a GPU the wait
+            for the host between its kernels (torch.compile's mode "reduce-overhead"); wants ``compiled``. A backward
+            pass has to follow its forward pass before the network is called again. On a CPU there are no such graphs.
         recompute: forget the activations of blocks after the forward pass and compute them again in the backward pass
             (Chen et al. 2016): less memory for one more forward pass.
         channels_last: keep the channels of an image side by side in memory, as fast convolutions want them.
@@ -33,6 +37,7 @@ class Compute:
 
     bf16: bool = False
     compiled: bool = False
+    graphs: bool = False
     recompute: bool = False
     channels_last: bool = False
     winograd: bool = False
@@ -40,6 +45,13 @@ class Compute:
 
     def prepare(self, net: nn.Module) -> None:
         """Set a network up, once."""
+        if self.graphs and not self.compiled:
+            raise ValueError("compute.graphs=true replays a compiled network and needs compute.compiled=true")
+        if self.winograd and self.compiled:
+            raise ValueError(
+                "compute.winograd=true and compute.compiled=true exclude each other: torch.compile cannot trace the "
+                "filtering; on a CPU winograd alone is the faster one"
+            )
         blocks = [module for module in net.modules() if isinstance(module, Recomputing)]
         if self.recompute and not blocks:
             raise ValueError(
@@ -65,12 +77,12 @@ class Compute:
     def call(self, net: nn.Module, x: Tensor, *others: Tensor) -> Tensor:
         """net(x, *others), of the type of x."""
         if self.compiled and net._compiled_call_impl is None:
-            net.compile()  # here, since a copy of a network, as the averaged one is, comes without
+            # Here, since a copy of a network, as the averaged one is, comes without.
+            net.compile(mode="reduce-overhead" if self.graphs else None)
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        if not self.bf16:
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(x.device.type, torch.bfloat16) if self.bf16 else nullcontext():
             out: Tensor = net(x, *others)
-            return out
-        with torch.autocast(x.device.type, torch.bfloat16):
-            out = net(x, *others)
-        return out.to(x.dtype)
+        return out.to(x.dtype, copy=self.graphs)  # the next replay writes over its output

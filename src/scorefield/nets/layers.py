@@ -49,6 +49,17 @@ class FiLM(nn.Module):
         return torch.addcmul(shift, x, 1 + scale)
 
 
+class Dropout(nn.Dropout):
+    """x with features dropped in training, as in `torch.nn.Dropout` and with the same random numbers.
+
+    What is kept for the backward pass is which features, not the factor of each: a quarter of the memory on a CPU.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x of any shape -> like x."""
+        return torch.native_dropout(x, self.p, True)[0] if self.training and self.p > 0 else x
+
+
 class Recomputing(nn.Module):
     """A block that can do without its activations between the forward and the backward pass (Chen et al. 2016).
 
@@ -92,7 +103,7 @@ class ResidualBlock(Recomputing):
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm_out = group_norm(channels_out)
         self.film = FiLM(channels_out, condition)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         same = channels_in == channels_out
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
@@ -141,7 +152,7 @@ class ShiftBlock(Recomputing):
         self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.shift = nn.Linear(condition, channels_out)
         self.norm_out = norm(channels_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         same = channels_in == channels_out and resample is None
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)

@@ -6,7 +6,8 @@ A tile of 4x4 outputs is made from the tile d of 6x6 inputs under it and the fil
 
 (Lavin and Gray 2016, eq. 8, with the matrices of their section 4.2). Summed over channels the middle is 36 matrix
 products over all tiles at once, which is where the time goes. Rounding errors are two to four times those of the direct
-sum. Worth it on CPUs, whose libraries sum directly; cuDNN chooses for itself.
+sum. Worth it on CPUs, whose libraries sum directly; cuDNN chooses for itself. Where tiles do not pay, sums are direct,
+and the filters' gradient of small images is one product with the image unfolded.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 _B = (
     (4, 0, -5, 0, 1, 0),
@@ -35,6 +37,7 @@ _G = (
 )
 _A = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
+_FEW = 4  # pixels for each filter, up to which an unfolded image is small beside the filters
 _TILES = 64  # of one block: what a block makes stays near the core, and its products are still large
 
 
@@ -76,14 +79,30 @@ def _filtered(x: Tensor, filters: Tensor) -> Tensor:
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+    if not pays(x, len(weight)):
+        return F.conv2d(x, weight, padding=1)
     return _filtered(x, _filters(weight).permute(1, 2, 0))
 
 
 def _convolve_back(g: Tensor, weight: Tensor) -> Tensor:
+    if not pays(g, weight.shape[1]):
+        return conv2d_input((len(g), weight.shape[1], *g.shape[2:]), weight, g, padding=1)
     return _filtered(g, _filters(weight.flip(2, 3)).transpose(0, 1))
 
 
 def _correlate(x: Tensor, g: Tensor) -> Tensor:
+    (b, c, height, width), k = x.shape, g.shape[1]
+    if pays(x, k):
+        return _correlate_tiles(x, g)
+    if b * height * width > _FEW * k:
+        return conv2d_weight(x, torch.Size((k, c, 3, 3)), g, padding=1)
+    # One matrix product, at nearly twice the speed of the library's loop.
+    around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+    columns = around.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * c)
+    return (g.permute(0, 2, 3, 1).reshape(-1, k).T @ columns).reshape(k, 3, 3, c).permute(0, 3, 1, 2)
+
+
+def _correlate_tiles(x: Tensor, g: Tensor) -> Tensor:
     (_, c, height, width), k = x.shape, g.shape[1]
     map_in, map_out = _both_axes(_B, x), _both_axes(_A, g)
     total: Tensor | None = None
@@ -169,25 +188,28 @@ class _Correlation(_Trilinear):
         return _Correlation.tangent(ctx, dx, dg)
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether tiles of x (B, C, H, W) are whole, and products with weight (K, C, 3, 3) at most 0.4 of the direct.
+def pays(x: Tensor, filters: int) -> bool:
+    """Whether tiles of x (B, C, H, W) are whole, and products with so many filters at most 0.4 of the direct ones.
 
     The transforms count too, so that few channels or few tiles are summed directly.
     """
-    b, c, height, width = x.shape
-    if x.device.type != "cpu" or height % 4 or width % 4 or torch.is_autocast_enabled("cpu"):
+    (b, c, height, width), k = x.shape, filters
+    if height % 4 or width % 4:
         return False
-    k, tiles = len(weight), b * height * width // 16
+    tiles = b * height * width // 16
     transforms = tiles * (36 * 36 * c + 36 * 16 * k) + 36 * 9 * c * k
     return transforms + 36 * tiles * c * k <= 0.4 * 9 * 16 * tiles * c * k
 
 
 class WinogradConv2d(nn.Conv2d):
-    """A convolution of a 3x3 filter, stride 1 and one row of zeros around, by F(4x4, 3x3) wherever that `pays`."""
+    """A convolution of a 3x3 filter, stride 1 and one row of zeros around, by F(4x4, 3x3) wherever that `pays`.
+
+    Elsewhere, and off the CPU, it is the direct sum.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, K, H, W)."""
-        if not pays(x, self.weight):
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         y: Tensor = _Convolution.apply(x, self.weight)
         return y if self.bias is None else y + self.bias[:, None, None]

@@ -86,6 +86,10 @@ class ScoreModule(pl.LightningModule):
         self.newest_loss = replace(loss, per_sample=loss.per_sample.detach())
         return {"loss": loss.per_sample.mean(), "per_sample": self.newest_loss.per_sample, "t": loss.t}
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()  # now, and not before the next backward pass: the next activations take their place
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = self.objective.process_state()
         if not own:  # the same on every process: an objective has such a state or not
