@@ -6,7 +6,7 @@
 Counted: the operations of a forward pass of each preset's network, its parameters, and the bytes that autograd keeps of
 one image for the backward pass, with and without `compute=low_memory`. Assumed, and printed with the result: the GPU's
 matrix rate, the share of it that is reached, and the bandwidths between GPUs. Nothing here was measured on a GPU; run
-`bench.py --trainer gpu` there for the two numbers to put in.
+`bench.py gpu --trainer gpu` there for the two numbers to put in.
 """
 
 import argparse
@@ -140,8 +140,8 @@ HEAD = """# What the paper-scale experiments cost
 **Counted here**: operations of a forward pass, parameters, bytes kept of an image for the backward pass (float32; half
 of it under `compute=tensor_cores`, where most are bfloat16). **Assumed**: a GPU of {rate:.0f} TFLOP/s in bfloat16 of
 which {share:.0%} is reached, {inside:.0f} GB/s between the GPUs of a machine and {between:.0f} GB/s to others.
-**Extrapolated** is everything else; nothing was measured on a GPU. `bench.py --trainer gpu` measures the rate and the
-share there, and `cost.py --rate R --utilisation U` makes this page again. Times grow as 1 / (rate x share).
+**Extrapolated** is everything else; nothing was measured on a GPU. `bench.py gpu --trainer gpu` measures the rate and
+the share there, and `cost.py --rate R --utilisation U` makes this page again. Times grow as 1 / (rate x share).
 
 | experiment | parameters | GFLOP an image | steps x batch | training, GPU-h | 50,000 samples (calls) | {bits} |
 |---|---|---|---|---|---|---|

@@ -7,7 +7,7 @@ set against the step that follows without them.
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from measure.calls import recorded_calls, replayed
 from measure.lines import Line, in_turn, seconds
 from measure.steps import composed
 from scorefield.cli.runs import Parts, build, load_run, make
@@ -38,28 +39,7 @@ SAMPLERS = {
     "flow": ("sampler.denoise_last=false",),
 }
 
-Call = tuple[Tensor, ...]  # arguments of one call of the bare network
 Config = dict[str, Any]
-
-
-def recorded_calls(model: NetworkModel, action: Callable[[], object]) -> list[Call]:
-    """The arguments of every call of the bare network that an action makes."""
-    calls: list[Call] = []
-    handle = model.net.register_forward_pre_hook(lambda _, args: calls.append(tuple(a.detach().clone() for a in args)))
-    action()
-    handle.remove()
-    return calls
-
-
-def replayed(model: NetworkModel, calls: Sequence[Call]) -> Callable[[], None]:
-    """The same calls of the bare network again."""
-
-    @torch.no_grad()
-    def run() -> None:
-        for args in calls:
-            model.net(*args)
-
-    return run
 
 
 def sampling(
@@ -97,7 +77,7 @@ def likelihood(model: NetworkModel, config: Config, device: torch.device, repeat
     def bare() -> None:
         for x, *rest in calls:
             at = x.requires_grad_()
-            value = model.net(at, *rest)
+            value = model.compute.call(model.net, at, *rest)
             torch.autograd.grad(value, at, torch.ones_like(value))
 
     turns = [(a / len(rows), b / len(rows)) for a, b in in_turn(ours, bare, repeats, device)]

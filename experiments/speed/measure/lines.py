@@ -18,7 +18,8 @@ class Line:
     Args:
         subject: what part of the table it belongs to.
         what: what is timed.
-        ours: seconds through the project, the median over the turns; bytes where ``unit`` says so.
+        ours: seconds through the project, the median over the turns; bytes where ``unit`` says so. None, as the other
+            numbers, where the machine could not do it; ``note`` says why.
         against: name of what it is set against.
         other: seconds of that, likewise.
         ratio: median over the turns of ours / other.
@@ -30,12 +31,12 @@ class Line:
 
     subject: str
     what: str
-    ours: float
+    ours: float | None
     against: str
-    other: float
-    ratio: float
-    low: float
-    high: float
+    other: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
     unit: str
     note: str = ""
 
@@ -48,6 +49,18 @@ class Line:
         ratios = [a / b for a, b in turns]
         low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios * 3)
         return cls(subject, what, median(ours), against, median(other), median(ratios), low, high, unit, note)
+
+    @classmethod
+    def missing(cls, subject: str, what: str, why: str) -> "Line":
+        """A line of something that the machine could not do."""
+        return cls(subject, what, None, "-", None, None, None, None, "", why)
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """What is timed, its time, what it is set against, the time of that, and the ratio with its quartiles."""
+        if self.ours is None:
+            return self.what, "not measured", self.against, "", ""
+        spread = f"{self.ratio:.3g} ({self.low:.3g} to {self.high:.3g})"
+        return self.what, f"{self.ours:.4g} {self.unit}", self.against, f"{self.other:.4g}", spread
 
 
 def seconds(action: Callable[[], object], device: torch.device | None = None) -> float:
@@ -78,16 +91,7 @@ def markdown(machine: dict[str, Any], lines: Sequence[Line]) -> str:
         said += ["", f"## {subject}", "", "| | measured | set against | | ratio | |", "|---|---|---|---|---|---|"]
         for line in lines:
             if line.subject == subject:
-                spread = f"{line.ratio:.3g} ({line.low:.3g} to {line.high:.3g})"
-                cells = (
-                    line.what,
-                    f"{line.ours:.4g} {line.unit}",
-                    line.against,
-                    f"{line.other:.4g}",
-                    spread,
-                    line.note,
-                )
-                said.append(f"| {' | '.join(cells)} |")
+                said.append(f"| {' | '.join((*line.cells(), line.note))} |")
     return "\n".join(said) + "\n"
 
 

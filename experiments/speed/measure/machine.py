@@ -1,7 +1,8 @@
 """What the machine can do, measured: products of matrices, convolutions, copies."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
@@ -12,6 +13,22 @@ from measure.lines import seconds
 
 # (batch, channels in, channels out, side) of the 3x3 convolutions on which the published CIFAR-10 networks spend time
 CONVOLUTIONS = ((4, 128, 128, 32), (4, 384, 128, 32), (4, 256, 256, 16), (4, 512, 256, 16), (4, 256, 256, 8))
+
+
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """Products and convolutions of float32 in float32: TF32, which cuDNN takes by default, is off at the start.
+
+    What `compute.tf32` switches on inside, for the whole process, is switched back at the end.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def rate(work: float, action: Callable[[], object], device: torch.device, repeats: int = 9) -> float:
@@ -61,14 +78,19 @@ def describe(device: torch.device) -> dict[str, Any]:
     """The machine and its measured limits, in words and numbers."""
     rates = convolution_rates(device)
     known = {
-        "processor": processor() if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "processor": processor(),
         "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "matrix rate, GFLOP/s": round(matrix_rate(device) / 1e9, 1),
-        "copy bandwidth, GB/s": round(copy_bandwidth(device) / 1e9, 1),
     }
+    if device.type == "cuda":
+        known["device"] = torch.cuda.get_device_name(device)
+        known["memory, GiB"] = round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+        known["CUDA, cuDNN"] = f"{torch.version.cuda}, {torch.backends.cudnn.version()}"
+        known["matrix rate in bfloat16, GFLOP/s"] = round(matrix_rate(device, torch.bfloat16) / 1e9, 1)
+    known["matrix rate, GFLOP/s"] = round(matrix_rate(device) / 1e9, 1)
+    known["copy bandwidth, GB/s"] = round(copy_bandwidth(device) / 1e9, 1)
     for (b, c, k, side), value in rates.items():
         known[f"convolution {b}x{c}x{side}x{side} to {k}, GFLOP/s"] = round(value / 1e9, 1)
     return known

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from measure.lines import Line
 from measure.memory import peak
 
@@ -19,11 +21,11 @@ POINTS = {
 }
 
 
-def measure() -> Iterator[Line]:
+def measure(device: torch.device) -> Iterator[Line]:
     """Each point plain and with `compute=low_memory`: bytes above those before the model was made, and seconds."""
     for name, (batch, changes) in POINTS.items():
         overrides = [f"experiment={BASE}", BLOCKS, *changes]
-        plain, less = (peak(batch, [*overrides, f"compute={setting}"]) for setting in ("plain", "low_memory"))
+        plain, less = (peak(batch, [*overrides, f"compute={setting}"], device) for setting in ("plain", "low_memory"))
         subject = "scale: a step of NCSN++ with one block a level, compute=low_memory against compute=plain"
         above = [(one["peak"] - one["before"]) / 2**20 for one in (less, plain)]
         note = f"weights {plain['weights'] / 2**20:.0f} MiB"

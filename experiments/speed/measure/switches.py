@@ -37,6 +37,8 @@ def settings(name: str, override: str, batch: int, repeats: int, device: torch.d
     ):
         if what == "bf16" and device.type == "cpu" and batch == 4:
             continue  # where the processor has no such arithmetic, a step of NCSN++ takes minutes
+        if "winograd" in what and device.type == "cuda":
+            continue  # cuDNN has its own
         work = Work([override, *changes], batch, device)
         turns = in_turn(work.step, plain.step, repeats, device)
         yield Line.of("settings", f"{name}: training step, {what}", "compute=plain", turns, "s", f"batch {batch}")
