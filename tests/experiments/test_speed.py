@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -128,10 +129,15 @@ def small(experiment="digits", *overrides, **more):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Networks are compiled without making code, which takes half a minute each."""
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, mode=None: compile_(net, backend="eager"))
-    yield
+    """Networks are compiled without making code, which takes half a minute each; the graphs that were."""
+    compile_, graphs = torch.nn.Module.compile, []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, mode=None: compile_(net, backend=backend))
+    yield graphs
     torch.compiler.reset()
 
 
@@ -178,20 +184,57 @@ def test_samplers_find_a_score_in_networks_that_are_not_trained():
 
 
 def test_network_calls_are_recorded_of_compiled_networks_too(traced):
+    """And nothing is compiled for it: on a GPU that would take minutes, and again for what is timed."""
     calls, gpu = part("calls"), part("gpu")
     model, sampler, shape = gpu.evaluated(small("digits", "net.channels=8"), "digits", "graphs")
     x = torch.randn(2, *shape)
     action = lambda: sampler(model, x)  # noqa: E731
     action()  # compiled by now
-    assert model.net._compiled_call_impl is not None
+    graphs = len(traced)
+    assert graphs > 0
     first = calls.recorded_calls(model, action)
     assert len(first) == sampler.nfe
     assert torch.equal(first[0][0], x * float(first[0][0].flatten()[0] / x.flatten()[0]))  # the start, scaled
     again = calls.recorded_calls(model, calls.replayed(model, first))
     action()  # is not written down any more
     assert len(first) == len(again) == sampler.nfe
+    assert len(traced) == graphs
     for one, other in zip(first, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_graph_is_captured_after_a_warm_up_and_replayed_without_the_host(monkeypatch):
+    """With stand-ins for CUDA's calls, in the order in which torch's documentation wants them."""
+    said = []
+
+    @contextmanager
+    def within(name):
+        said.append(f"{name} begins")
+        yield
+        said.append(f"{name} ends")
+
+    class Stream:
+        def __init__(self, name):
+            self.wait_stream = lambda other: said.append(f"{name} waits")
+
+    class Graph:
+        replay = staticmethod(lambda: said.append("replay"))
+
+    for name, stand_in in {
+        "Stream": lambda device: Stream("side"),
+        "current_stream": lambda device: Stream("current"),
+        "stream": lambda stream: within("side"),
+        "CUDAGraph": Graph,
+        "graph": lambda graph: within("capture"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    replay = part("calls").captured(lambda: said.append("call"), torch.device("cuda"))
+    assert said[:2] == ["side waits", "side begins"]
+    assert said[2:-5] == ["call"] * part("calls").WARM_UP
+    assert said[-5:] == ["side ends", "current waits", "capture begins", "call", "capture ends"]
+    said.clear()
+    replay()
+    assert said == ["replay"]
 
 
 def test_every_setting_for_a_gpu_runs_on_a_cpu(monkeypatch, traced):
@@ -293,6 +336,7 @@ def test_what_has_been_measured_is_not_lost_with_what_follows(monkeypatch, tmp_p
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(1800)  # much of it is compiling
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_subject_for_a_gpu_runs_on_one():
     """The real one, compilation and captured graphs included, on the smallest experiment."""
