@@ -37,6 +37,12 @@ def test_closed_forms_equal_the_derived_ones(continuous):
         assert torch.allclose(getattr(continuous, name)(t), derived, rtol=1e-9, atol=1e-12), name
 
 
+def test_the_closed_form_of_a_transition_equals_the_derived_one(schedule):
+    s, t = inside(schedule)[:-1], inside(schedule)[1:]
+    for found, derived in zip(schedule.transition(s, t), Schedule.transition(schedule, s, t), strict=True):
+        assert torch.allclose(found, derived, rtol=1e-10, atol=0)
+
+
 def test_variance_and_mean_solve_the_sde_moments(continuous):
     """d mean = f mean dt and d var = (2 f var + g^2) dt, integrated independently by scipy."""
     t = inside(continuous, 7)

@@ -8,8 +8,9 @@
 Subjects: `published` (the CIFAR-10 networks of NCSN++, DDPM++ and EDM: forward pass, training step and likelihood
 evaluation under each compute setting), `memory` (of a step of theirs), `digits` (the default model against its network
 calls: every sampler, training through Lightning, likelihood, guards), `switches` (what each setting changes), `system`
-(starting, batches, Fréchet distance), `scale` (batch, pixels, width), `peers` (diffusers and azula, where installed, on
-the CPU), `gpu` (utilisation, sampling, latency and memory on one CUDA device; elsewhere a sentence on what is missing).
+(starting, batches, Fréchet distance), `scale` (batch, pixels, width), `peers` (diffusers, azula and physicsnemo, where
+installed, on the CPU), `gpu` (utilisation, sampling, latency and memory on one CUDA device; elsewhere a sentence says
+what is missing).
 
 Two times of a line are taken in turn, so that a busy machine slows both; the ratio is the median over the turns, with
 its quartiles. The machine's limits, matrix rate and copy bandwidth, are measured in the same run.

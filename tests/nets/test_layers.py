@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, SelfAttention, Upsample, group_norm
+from scorefield.nets.layers import Downsample, Dropout, FiLM, ResidualBlock, SelfAttention, Upsample, group_norm
 
 
 def awake_attention(channels: int, head_channels: int, fused: bool = False) -> SelfAttention:
@@ -118,3 +118,28 @@ def test_group_norm_divides_every_width(channels):
     torch.testing.assert_close(y.mean(2), torch.zeros(2, norm.num_groups), rtol=0, atol=1e-12)
     # Biased variance v / (v + eps), with v = 25 and eps = 1e-5.
     torch.testing.assert_close(y.var(2, correction=0), torch.ones(2, norm.num_groups), rtol=0, atol=1e-5)
+
+
+def test_dropout_is_torchs_and_keeps_flags_only():
+    """The same features for the same seed; of each, one byte is kept for the backward pass."""
+    x = torch.randn(4, 8, 5, 5, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    found = []
+    for layer in (Dropout(0.3), torch.nn.Dropout(0.3)):
+        torch.manual_seed(0)
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = layer(x)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        found.append((y, gradient))
+        if isinstance(layer, Dropout):
+            assert sum(kept.values()) == x.numel()
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-15)
+    assert Dropout(0.3).eval()(x) is x
+    assert Dropout(0.0)(x) is x

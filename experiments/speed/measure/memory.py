@@ -27,13 +27,18 @@ def resident(what: str) -> int:
 
 
 def peak(batch: int, overrides: list[str], device: torch.device = CPU, threads: int = 1) -> dict[str, float]:
-    """Bytes at the peak of three training steps and before, and the seconds of the fastest step.
+    """Bytes at the peak of three training steps and before, and the seconds of the fastest, freed memory given back."""
+    return steps(batch, overrides, {"OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "0"}, device)
+
+
+def steps(batch: int, overrides: list[str], variables: dict[str, str], device: torch.device = CPU) -> dict[str, float]:
+    """The same under these environment variables.
 
     Raises:
         torch.OutOfMemoryError: the device's memory does not hold the step.
         RuntimeError: the process failed otherwise, with the last line that it said.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment = {**os.environ, **variables}
     command = [sys.executable, "-W", "ignore", "-m", "measure.memory", str(device), str(batch), *overrides]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True)
     if done.returncode:

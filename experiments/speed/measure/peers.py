@@ -1,7 +1,8 @@
 """The same networks and samplers of other public libraries, where they are installed; both do the same arithmetic.
 
 diffusers' UNet2DModel takes the same weights as this project's DDPM, so that seconds are seconds per operation.
-azula's samplers are run with a network that costs nothing, so that seconds are the sampler's own.
+azula's samplers are run with a network that costs nothing, so that seconds are the sampler's own. `songunet` has the
+networks of CIFAR-10.
 """
 
 import copy
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from measure import songunet
 from measure.lines import Line, in_turn
 from scorefield.checkpoints import load
 from scorefield.grids import LogRatio
@@ -137,3 +139,4 @@ def measure(repeats: int) -> Iterator[Line]:
         yield from networks(diffusers, repeats)
     if (azula := library("azula")) is not None:
         yield from samplers(azula, repeats)
+    yield from songunet.measure(repeats)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from measure.lines import Line, in_turn
+from measure.memory import steps
 from measure.steps import Work
 
 NETWORKS = {"digits": ("experiment=digits", 128), "NCSN++": ("experiment=ncsnpp_cifar10_ve", 4)}
@@ -46,8 +47,22 @@ def settings(name: str, override: str, batch: int, repeats: int, device: torch.d
         gc.collect()
 
 
+def huge_pages(repeats: int) -> Line:
+    """A training step of a process whose torch asks the system for huge pages, set against one that does not."""
+    override, batch = NETWORKS["NCSN++"]
+    with_them, without = (
+        lambda value=value: steps(batch, [override, "compute=cpu"], {"THP_MEM_ALLOC_ENABLE": value})["seconds"]
+        for value in ("1", "0")
+    )
+    turns = [(with_them(), without()) for _ in range(repeats)]
+    what = "NCSN++: training step, compute=cpu and THP_MEM_ALLOC_ENABLE=1"
+    return Line.of("settings", what, "compute=cpu", turns, "s", f"batch {batch}, a process each")
+
+
 def measure(repeats: int, device: torch.device) -> Iterator[Line]:
     """Both, for both networks."""
     for name, (override, batch) in NETWORKS.items():
         yield from optimizers(name, override, batch, repeats, device)
         yield from settings(name, override, batch, repeats, device)
+    if device.type == "cpu":
+        yield huge_pages(repeats)

@@ -47,6 +47,9 @@ class VE(Schedule):
     def time_at(self, ratio: Tensor) -> Tensor:
         return torch.log(ratio / self.sigma_min) / self._log_range
 
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), -self.sigma(t).square() * torch.expm1(2 * self._log_range * (s - t))
+
 
 class _LinearBeta(Schedule):
     """alpha of a linear rate beta(t) = beta_min + t (beta_max - beta_min): alpha = exp(-1/2 int_0^t beta)."""
@@ -104,6 +107,10 @@ class VP(_LinearBeta):
 
     def diffusion_sq(self, t: Tensor) -> Tensor:
         return self.beta(t)
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_gain = -0.25 * (t - s) * (self.beta(s) + self.beta(t))  # the integral of a linear rate
+        return torch.exp(log_gain), -torch.expm1(2 * log_gain)
 
     def time_at(self, ratio: Tensor) -> Tensor:
         return self._time_at_log_alpha(-0.5 * torch.log1p(ratio.square()))

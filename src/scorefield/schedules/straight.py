@@ -104,3 +104,6 @@ class EDM(Schedule):
 
     def time_at(self, ratio: Tensor) -> Tensor:
         return ratio.clone()
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), (t - s) * (t + s)
