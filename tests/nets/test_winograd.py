@@ -147,6 +147,14 @@ def test_elsewhere_than_on_a_cpu_the_library_chooses(monkeypatch):
     assert twin.to("meta")(x).shape == module.to("meta")(x).shape
 
 
+def test_what_neither_tiles_nor_unfolding_helps_is_left_to_the_library(monkeypatch):
+    """Whole, since its backward pass shares work between the two gradients."""
+    module, twin = layer()
+    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail("not the library's"))
+    x = torch.randn(4, 128, 18, 18)  # tiles would not be whole, and there are many pixels
+    assert torch.equal(twin(x), module(x))
+
+
 @pytest.mark.parametrize("side", [4, 8])
 def test_small_images_have_their_gradient_by_one_product(side, monkeypatch):
     """As the inner levels of a U-Net have; larger ones are left to the library."""

@@ -91,10 +91,10 @@ def _convolve_back(g: Tensor, weight: Tensor) -> Tensor:
 
 
 def _correlate(x: Tensor, g: Tensor) -> Tensor:
-    (b, c, height, width), k = x.shape, g.shape[1]
+    c, k = x.shape[1], g.shape[1]
     if pays(x, k):
         return _correlate_tiles(x, g)
-    if b * height * width > _FEW * k:
+    if not _small(x, k):
         return conv2d_weight(x, torch.Size((k, c, 3, 3)), g, padding=1)
     # One matrix product, at nearly twice the speed of the library's loop.
     around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
@@ -188,6 +188,11 @@ class _Correlation(_Trilinear):
         return _Correlation.tangent(ctx, dx, dg)
 
 
+def _small(x: Tensor, filters: int) -> bool:
+    """Whether x (B, C, H, W) unfolded for the gradient of so many filters is small beside them."""
+    return x.numel() // x.shape[1] <= _FEW * filters
+
+
 def pays(x: Tensor, filters: int) -> bool:
     """Whether tiles of x (B, C, H, W) are whole, and products with so many filters at most 0.4 of the direct ones.
 
@@ -209,7 +214,8 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, K, H, W)."""
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        k = self.out_channels
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not (_small(x, k) or pays(x, k)):
             return super().forward(x)
         y: Tensor = _Convolution.apply(x, self.weight)
         return y if self.bias is None else y + self.bias[:, None, None]
