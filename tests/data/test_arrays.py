@@ -1,10 +1,14 @@
 """Images from one file of NumPy."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from scorefield.data import Affine, ArrayImages
+from scorefield.data.files import stored_arrays
 from scorefield.errors import BadFileError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 6, 3), dtype=np.uint8)
@@ -54,3 +58,15 @@ def test_other_files_are_refused_in_words(tmp_path, kind):
     assert isinstance(error.value, BadFileError) == (kind != "few")
     with pytest.raises(FileNotFoundError, match=r"expected a .npy or .npz"):
         ArrayImages(tmp_path / "absent.npy", (3, 4, 6)).train()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed by Linux alone")
+def test_a_refused_file_is_closed(tmp_path):
+    """Also while the error, whose frames know the file, is still at hand."""
+    path = tmp_path / "a.npz"
+    np.savez(path, images=np.array([{}], dtype=object))
+    with pytest.raises(BadFileError, match="no file of NumPy") as error:
+        stored_arrays(path)
+    opened = [os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    assert str(path) not in opened
+    assert error.value.__cause__ is not None

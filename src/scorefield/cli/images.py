@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scorefield.cli.runs import fingerprint
 from scorefield.cli.stats import extracted, make_extractor
-from scorefield.data.files import image_set
+from scorefield.data.files import image_set, stored_arrays
 from scorefield.data.transforms import from_uint8
 from scorefield.errors import BadFileError, UserError
 from scorefield.metrics.features import FeatureExtractor, file_hash
@@ -39,11 +39,7 @@ def read(path: Path, levels: int) -> Tensor:
         return pixels if levels == 256 else from_uint8(pixels, levels)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: expected images=FOLDER, .zip, .npz or .npy")
-    try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {"images": content} if isinstance(content, np.ndarray) else dict(content)
-    except Exception as error:  # the reader answers damage in many ways
-        raise BadFileError(f"{path} is no file of NumPy, or damaged: {error}") from error
+    arrays = stored_arrays(path)
     x = next((arrays[name] for name in ("images", "samples", "arr_0") if name in arrays), None)
     if x is None or x.ndim != 4 or x.dtype != np.uint8 or not len(x) or not {1, 3} & {x.shape[1], x.shape[3]}:
         found = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from scorefield.data.base import Data, Split
-from scorefield.data.files import image_set
+from scorefield.data.files import image_set, stored_arrays
 from scorefield.data.transforms import Transform, to_symmetric_unit
 from scorefield.errors import BadFileError
 
@@ -95,11 +95,7 @@ class ArrayImages(OwnImages):
             raise FileNotFoundError(
                 f"{self.path} is not there: expected a .npy or .npz file of images, or another path="
             )
-        try:
-            content = np.load(self.path, allow_pickle=False)
-            arrays = {"images": content} if isinstance(content, np.ndarray) else dict(content)
-        except Exception as error:  # the reader answers damage in many ways
-            raise BadFileError(f"{self.path} is no file of NumPy, or damaged: {error}") from error
+        arrays = stored_arrays(self.path)
         found = ", ".join(f"{name} {array.dtype} {array.shape}" for name, array in arrays.items())
         images, labels = arrays.get("images"), arrays.get("labels")
         channels, height, width = self.shape

@@ -77,6 +77,20 @@ def class_folders(root: Path, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return x, torch.tensor([classes.index(name.split("/")[-2]) for name in names])
 
 
+def stored_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file by their names, or that of a .npy file as ``images``.
+
+    Raises:
+        BadFileError: it is no such file, or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return {"images": content} if isinstance(content, np.ndarray) else dict(content)
+    except Exception as error:  # the reader answers damage in many ways
+        raise BadFileError(f"{path} is no file of NumPy, or damaged: {error}") from error
+
+
 def image_set(root: Path, shape: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor | None]:
     """All PNG and JPEG images (N, C, H, W), uint8, below a folder or in a zip file, in the order of their names.
 
