@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from measure import songunet
 from measure.lines import Line, in_turn
+from measure.steps import training_step
 from scorefield.checkpoints import load
 from scorefield.grids import LogRatio
 from scorefield.kernels import Ancestral
@@ -61,22 +62,6 @@ def forward(call: Callable[[], Tensor]) -> Callable[[], object]:
     @torch.no_grad()
     def run() -> None:
         call()
-
-    return run
-
-
-def training_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], object]:
-    """Forward, backward, Adam and an average of the weights, the last two over all tensors at once."""
-    weights = list(net.parameters())
-    optimizer = torch.optim.Adam(weights, 1e-4, fused=True)
-    averages = [w.detach().clone() for w in weights]
-
-    def run() -> None:
-        optimizer.zero_grad()
-        call().square().mean().backward()
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 0.01)
 
     return run
 

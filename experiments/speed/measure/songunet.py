@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from measure.lines import Line, in_turn
+from measure.steps import training_step
 from scorefield.checkpoints import from_state
 from scorefield.models import Compute
 from scorefield.torchvision_ops import declare_missing_operators
 
-BATCH, SIZE, CLIP = 4, 32, 1.0
+BATCH, SIZE = 4, 32
 
 # Settings in the names of EDM's configuration, which are those of the peer's arguments too.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -60,25 +61,8 @@ def pair(peers: Any, settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     return peer, ours.net.requires_grad_(True)
 
 
-def ours_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]:
-    """Forward, backward, clipping, Adam and average, the last three over all tensors at once."""
-    weights = list(net.parameters())
-    averages = [w.detach().clone() for w in weights]
-    optimizer = torch.optim.Adam(weights, 1e-5, fused=True)
-
-    def run() -> None:
-        call().square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(weights, CLIP)
-        optimizer.step()
-        optimizer.zero_grad()
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, weights, 0.01)
-
-    return run
-
-
 def their_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]:
-    """The same as the authors write it."""
+    """`training_step` as the authors write it: one tensor after another, gradients freed before the backward pass."""
     weights = list(net.parameters())
     averages = [w.detach().clone() for w in weights]
     optimizer = torch.optim.Adam(weights, 1e-5)
@@ -86,7 +70,7 @@ def their_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]
     def run() -> None:
         optimizer.zero_grad()
         call().square().mean().backward()
-        torch.nn.utils.clip_grad_norm_(weights, CLIP)
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         with torch.no_grad():
             for average, weight in zip(averages, weights, strict=True):
@@ -95,7 +79,7 @@ def their_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]
     return run
 
 
-def pulled_back(net: nn.Module, x: Tensor, label: Tensor) -> None:
+def pulled_back(net: Callable[[Tensor, Tensor], Tensor], x: Tensor, label: Tensor) -> None:
     """A forward pass and one probe pulled back to x."""
     at = x.clone().requires_grad_()
     torch.autograd.grad(net(at, label), at, torch.ones_like(at))
@@ -109,14 +93,13 @@ def networks(name: str, peers: Any, repeats: int) -> Iterator[Line]:
     x, label = torch.randn(BATCH, 3, SIZE, SIZE), torch.rand(BATCH)
     last = x.contiguous(memory_format=torch.channels_last)
 
-    def theirs(at: Tensor = x) -> Tensor:
-        return peer(at, label, None)
+    def theirs(at: Tensor = x, level: Tensor = label) -> Tensor:
+        return peer(at, level, None)
 
     def apart() -> None:
         with torch.no_grad():
             theirs()
-        at = x.clone().requires_grad_()
-        torch.autograd.grad(theirs(at), at, torch.ones_like(at))
+        pulled_back(theirs, x, label)
 
     subject, against = f"peers: {name}, batch {BATCH} of 3x{SIZE}x{SIZE}", "physicsnemo's SongUNet"
     sets = {"plain": (plain, x), "cpu": (fast, last)}
@@ -139,7 +122,7 @@ def networks(name: str, peers: Any, repeats: int) -> Iterator[Line]:
         net.train()
     other = their_step(peer, theirs)
     for setting, (net, at) in sets.items():
-        turns = in_turn(ours_step(net, lambda n=net, y=at: n(y, label)), other, repeats)
+        turns = in_turn(training_step(net, lambda n=net, y=at: n(y, label)), other, repeats)
         yield Line.of(subject, f"training step, compute={setting}", f"{against} in the authors' loop", turns, "s")
 
 

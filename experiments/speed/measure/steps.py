@@ -9,7 +9,7 @@ import scorefield.training  # noqa: F401 (makes pytorch_lightning importable bes
 
 import torch
 from hydra import compose, initialize_config_dir
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scorefield.cli.app import conf_dir
@@ -102,3 +102,20 @@ class Work:
     def parameter_bytes(self) -> int:
         """Bytes of the weights."""
         return sum(w.nbytes for w in self.weights)
+
+
+def training_step(net: nn.Module, call: Callable[[], Tensor]) -> Callable[[], None]:
+    """Forward, backward, clipping, Adam and average of a bare network, the last three over all tensors at once."""
+    weights = list(net.parameters())
+    averages = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.Adam(weights, 1e-5, fused=True)
+
+    def run() -> None:
+        call().square().mean().backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 0.01)
+
+    return run
