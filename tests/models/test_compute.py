@@ -9,6 +9,7 @@ from scorefield.divergence import Hutchinson, quadratic_forms
 from scorefield.models import Compute, NetworkModel, Parametrization
 from scorefield.nets import MLP, UNet
 from scorefield.nets.embeddings import Fourier
+from scorefield.nets.native import NoCompilerError
 from scorefield.nets.winograd import WinogradConv2d
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising
@@ -216,6 +217,15 @@ def test_winograd_wants_convolutions_and_their_layout():
         NetworkModel(
             net, EDM(0.002, 80.0), Parametrization.edm(0.5), compute=Compute(channels_last=True, winograd=True)
         )
+
+
+def test_filtering_without_a_compiler_says_what_to_do(monkeypatch):
+    def missing(*_):
+        raise NoCompilerError("no C compiler 'cc' was found; install one")
+
+    monkeypatch.setattr("scorefield.nets.winograd.library", missing)
+    with pytest.raises(ValueError, match=r"compute\.winograd=true: no C compiler 'cc' was found; install one; or"):
+        model(Compute(channels_last=True, winograd=True))
 
 
 def test_graphs_are_of_a_compiled_network_and_filtering_is_not():

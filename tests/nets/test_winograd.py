@@ -1,6 +1,7 @@
 """Winograd's convolutions against the library's direct ones: values, all kinds of derivatives, where they are used."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch.nn import functional as F
 from scorefield.nets import winograd
 from scorefield.nets.winograd import WinogradConv2d
 
-SHAPES = [(1, 2, 3, 4, 4), (2, 3, 2, 8, 4), (5, 2, 2, 12, 16)]  # batch, channels in, channels out, height, width
+# Batch, channels in, channels out, height, width; the last with whole vectors of channels and a rest.
+SHAPES = [(1, 2, 3, 4, 4), (2, 3, 2, 8, 4), (5, 2, 2, 12, 16), (2, 35, 17, 8, 4)]
 
 
 def tensors(shape, dtype=torch.float64):
@@ -22,7 +24,7 @@ def tensors(shape, dtype=torch.float64):
 
 @pytest.fixture(params=["tiles", "columns", "library"])
 def path(request, monkeypatch):
-    """Each of the three ways to the filters' gradient; the others of the three sums have the first and the last."""
+    """Each of the three ways to each of the three sums."""
     monkeypatch.setattr(winograd, "pays", lambda x, _: request.param == "tiles")
     monkeypatch.setattr(winograd, "_FEW", {"tiles": 4, "columns": 1000, "library": 0}[request.param])
     return request.param
@@ -72,6 +74,67 @@ def test_several_gradients_at_once(path):
     for i, row in enumerate(rows):
         for found, expected in zip(batched, torch.autograd.grad(direct(x, w), (x, w), row), strict=True):
             assert torch.allclose(found[i], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("name", ["_Convolution", "_Transposed", "_Correlation"])
+def test_several_of_each_argument_at_once(name, batched, path):
+    """As several networks have filters of their own, and several probes one network."""
+    x, w = (torch.stack([a, 2 * a.flip(0)], 1) for a in tensors((2, 3, 2, 8, 4)))
+    g = torch.randn(2, 2, 2, 8, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    both = {"_Convolution": (x, w), "_Transposed": (g, w), "_Correlation": (x, g)}[name]
+    dims = tuple(1 if b else None for b in batched)
+    both = [a if b else a.select(1, 0) for a, b in zip(both, batched, strict=True)]
+    function = getattr(winograd, name).apply
+    found = torch.vmap(function, in_dims=dims)(*both)
+    for i in range(2):
+        expected = function(*(a if d is None else a.select(d, i) for a, d in zip(both, dims, strict=True)))
+        assert torch.allclose(found[i], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_number_of_threads_transforms_the_same(shape, monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
+    x, w = tensors(shape)
+    g = torch.randn_like(direct(x, w))
+    alone = torch.autograd.grad(winograd._Convolution.apply(x, w), (x, w), g)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for a, b in zip(torch.autograd.grad(winograd._Convolution.apply(x, w), (x, w), g), alone, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+def test_what_was_answered_stays(monkeypatch):
+    """Though the next sum works in the same memory; and so does one without gradients before one with them."""
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
+    monkeypatch.setattr(winograd, "_room", winograd._Room())
+    x, w = tensors((2, 3, 2, 8, 4))
+    with torch.inference_mode():
+        winograd._Convolution.apply(x, w)
+    y = winograd._Convolution.apply(x, w)
+    slopes = torch.autograd.grad(y, (x, w), torch.ones_like(y), retain_graph=True)
+    kept = [a.detach().clone() for a in (y, *slopes)]
+    other = winograd._Convolution.apply(7 * x, 3 * w)
+    torch.autograd.grad(other, (x, w), torch.ones_like(other))
+    assert all(torch.equal(a, b) for a, b in zip((y, *slopes), kept, strict=True))
+
+
+def test_threads_do_not_share_their_memory(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
+    pairs = [tensors((4, 16, 16, 16, 16), torch.float64) for _ in range(8)]
+    pairs = [((i + 1) * x.detach(), w.detach()) for i, (x, w) in enumerate(pairs)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pair: [winograd._Convolution.apply(*pair) for _ in range(20)], pairs))
+    for (x, w), answers in zip(pairs, found, strict=True):
+        assert all(torch.allclose(y, direct(x, w), rtol=0, atol=1e-11) for y in answers)
+
+
+def test_nan_is_not_lost(monkeypatch):
+    monkeypatch.setattr(winograd, "pays", lambda *_: True)
+    x, w = (a.detach() for a in tensors((2, 3, 2, 8, 4)))
+    x[1, 2, 5, 1] = torch.nan
+    y = winograd._Convolution.apply(x, w)
+    assert y[1, :, 4:7, :3].isnan().all()  # wherever the pixel is seen, and in the rest of its tile too
+    assert not y[0].isnan().any()
 
 
 def test_rounding_errors_are_small():
@@ -158,6 +221,7 @@ def test_what_neither_tiles_nor_unfolding_helps_is_left_to_the_library(monkeypat
 @pytest.mark.parametrize("side", [4, 8])
 def test_small_images_have_their_gradient_by_one_product(side, monkeypatch):
     """As the inner levels of a U-Net have; larger ones are left to the library."""
+    monkeypatch.setattr(winograd, "pays", lambda *_: False)
     monkeypatch.setattr(winograd, "conv2d_weight", lambda *_, **__: pytest.fail("by the library's loop"))
     x, w = tensors((4, 64, 64, side, side), torch.float32)
     (found,) = torch.autograd.grad(winograd._Convolution.apply(x, w).sum(), w)
@@ -165,6 +229,14 @@ def test_small_images_have_their_gradient_by_one_product(side, monkeypatch):
     assert torch.allclose(found, expected, rtol=0, atol=1e-4)
     with pytest.raises(pytest.fail.Exception, match="library's loop"):
         winograd._correlate(torch.zeros(4, 4, 18, 18), torch.zeros(4, 4, 18, 18))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_numbers_of_another_width_are_left_to_the_library(dtype, monkeypatch):
+    module, twin = layer()
+    monkeypatch.setattr(winograd, "_convolve", lambda *_: pytest.fail("not the library's"))
+    x = torch.randn(4, 128, 16, 16).to(dtype)
+    assert torch.equal(twin.to(dtype)(x), module.to(dtype)(x))
 
 
 def test_under_autocast_the_sum_is_direct(monkeypatch):

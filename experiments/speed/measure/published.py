@@ -35,15 +35,20 @@ def limits(work: Work, rate: float, bandwidth: float) -> tuple[float, float, flo
     return once, 3 * once + TRAFFIC * work.parameter_bytes() / bandwidth, 2 * once
 
 
+def evaluated(work: Work, call: Callable[[], None]) -> Callable[[], None]:
+    """A call as an evaluation makes it: nothing is dropped, and the weights ask for no gradient."""
+
+    def run() -> None:
+        work.model.eval().requires_grad_(False)
+        call()
+        work.model.train().requires_grad_(True)
+
+    return run
+
+
 def action(work: Work, name: str) -> Callable[[], None]:
-    """One of the three, the likelihood with weights that ask for no gradient, as in an evaluation."""
-
-    def frozen() -> None:
-        work.model.requires_grad_(False)
-        work.likelihood()
-        work.model.requires_grad_(True)
-
-    return frozen if name == "likelihood" else getattr(work, name)
+    """One of the three."""
+    return work.step if name == "step" else evaluated(work, getattr(work, name))
 
 
 def measure(repeats: int, device: torch.device) -> Iterator[Line]:
@@ -68,9 +73,9 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
                     yield Line.of(subject, what, "compute=plain", turns, unit)
                 if (elsewhere := recorded[i]) is not None and device.type == "cpu":
                     yield Line.of(subject, what, "authors' code, recorded", [(a, elsewhere) for a, _ in turns], unit)
-        bare = in_turn(action(plain, "likelihood"), plain.bare_likelihood(), repeats, device)
+        bare = in_turn(action(plain, "likelihood"), evaluated(plain, plain.bare_likelihood()), repeats, device)
         yield Line.of(subject, "likelihood", "network and pull-back alone", bare, "s")
-        bare = in_turn(plain.forward, plain.bare_forward(), repeats, device)
+        bare = in_turn(action(plain, "forward"), evaluated(plain, plain.bare_forward()), repeats, device)
         yield Line.of(subject, "forward", "network alone", bare, "s")
         plain.backward()
         updates = [

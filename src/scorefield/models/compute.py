@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.nets.layers import Recomputing
-from scorefield.nets.winograd import WinogradConv2d
+from scorefield.nets.native import NoCompilerError
+from scorefield.nets.pointwise import PointwiseConv2d
+from scorefield.nets.winograd import WinogradConv2d, compiled
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Compute:
         recompute: forget the activations of blocks after the forward pass and compute them again in the backward pass
             (Chen et al. 2016): less memory for one more forward pass.
         channels_last: keep the channels of an image side by side in memory, as fast convolutions want them.
-        winograd: on a CPU, 3x3 convolutions by Winograd's filtering where that pays, see `WinogradConv2d`; wants
-            ``channels_last``.
+        winograd: on a CPU, 3x3 convolutions by Winograd's filtering where that pays, see `WinogradConv2d`, and 1x1
+            convolutions as one product; wants ``channels_last`` and a C compiler.
         tf32: let float32 products of this process round their factors to TF32, on GPUs that have it.
 
     Raises:
@@ -68,8 +70,15 @@ class Compute:
                     f"compute.winograd=true needs 3x3 convolutions, of which {type(net).__name__} has "
                     f"{len(convolutions)}, and compute.channels_last=true"
                 )
+            try:
+                compiled(torch.float32)
+            except NoCompilerError as error:
+                raise ValueError(f"compute.winograd=true: {error}; or take compute=plain") from None
             for module in convolutions:
                 module.__class__ = WinogradConv2d  # the same parameters under the same names, also in a copy
+            for module in net.modules():
+                if PointwiseConv2d.fits(module):
+                    module.__class__ = PointwiseConv2d
         if self.tf32:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True

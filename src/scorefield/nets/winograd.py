@@ -1,16 +1,22 @@
 """3x3 convolutions with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3).
 
-A tile of 4x4 outputs is made from the tile d of 6x6 inputs under it and the filter g as
+A tile of 4x4 outputs is made from the tile d of 6x6 inputs under it and the filter w as
 
-    Y = A^T [(G g G^T) * (B^T d B)] A,        * elementwise
+    Y = A^T [(G w G^T) * (B^T d B)] A,        * elementwise
 
 (Lavin and Gray 2016, eq. 8, with the matrices of their section 4.2). Summed over channels the middle is 36 matrix
-products over all tiles at once, which is where the time goes. Rounding errors are two to four times those of the direct
-sum. Worth it on CPUs, whose libraries sum directly; cuDNN chooses for itself. Where tiles do not pay, sums are direct,
-and the filters' gradient of small images is one product with the image unfolded.
+products over all tiles at once, which is where the time goes; the transforms around it are those of winograd.c.
+Rounding errors are two to four times those of the direct sum. Worth it on CPUs, whose libraries sum directly; cuDNN
+chooses for itself. Where tiles do not pay, sums are direct: of small images one product with the image unfolded, at up
+to twice the speed of the library's loop, and else the library's.
 """
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int, c_long, c_void_p
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,75 +25,128 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-_B = (
-    (4, 0, -5, 0, 1, 0),
-    (0, -4, -4, 1, 1, 0),
-    (0, 4, -4, -1, 1, 0),
-    (0, -2, -1, 2, 1, 0),
-    (0, 2, -1, -2, 1, 0),
-    (0, 4, 0, -5, 0, 1),
-)
-_G = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-_A = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
+from scorefield.nets.native import library
 
+_TYPES = {torch.float32: "float", torch.float64: "double"}
 _FEW = 4  # pixels for each filter, up to which an unfolded image is small beside the filters
-_TILES = 64  # of one block: what a block makes stays near the core, and its products are still large
+_TILES = 128  # of one block: what a block makes stays near the core, and its products are still large
 
 
-def _both_axes(matrix: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    """The map X -> M X M^T of a square of pixels, as a matrix on its entries row by row."""
-    m = torch.tensor(matrix, dtype=torch.float64)
-    return torch.kron(m, m).to(like)
+def compiled(dtype: torch.dtype) -> Any:
+    """The transforms for numbers of a type; `NoCompilerError` where they cannot be compiled."""
+    return library(Path(__file__).with_name("winograd.c"), f"REAL={_TYPES[dtype]}")
 
 
-def _blocks(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The same images of each (B, C, H, W), as many at a time as have about `_TILES` tiles."""
-    height, width = images[0].shape[2:]
-    at_once = max(1, _TILES // (height * width // 16))
+class _Room(threading.local):
+    """Memory for tiles and transformed filters, one piece for each purpose, used again by each sum of this thread.
+
+    What was just written is still in the cache, which fresh memory is not, and tiles are small beside it.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def tiles(self, purpose: str, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised (36, rows, channels)."""
+        numbers = 36 * rows * channels
+        piece = self.pieces.get((purpose, dtype))
+        if piece is None or piece.numel() < numbers:
+            with torch.inference_mode(False):  # else it could not be used outside again
+                piece = self.pieces[purpose, dtype] = torch.empty(numbers, dtype=dtype)
+        return piece[:numbers].view(36, rows, channels)
+
+
+_room = _Room()
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _run(transform: str, source: Tensor, target: Tensor, tiles: Tensor, rows: int, *sizes: int) -> None:
+    """Transform so many images or filters, in as many threads as torch has."""
+    function, threads = getattr(compiled(source.dtype), transform), torch.get_num_threads()
+
+    def part(first: int, last: int) -> None:
+        sized = (c_int(n) for n in (first, last, *sizes))
+        function(c_void_p(source.data_ptr()), c_void_p(target.data_ptr()), c_long(tiles.stride(0)), *sized)
+
+    if threads == 1 or rows == 1:
+        return part(0, rows)
+    step = -(-rows // threads)
+    for _ in _workers(threads).map(part, range(0, rows, step), [*range(step, rows, step), rows]):
+        pass
+    return None
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """x (B, C, H, W) as (B, H, W, C), channels side by side in memory."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def _image_blocks(*images: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same images of each (B, H, W, C), as many at a time as have about `_TILES` tiles for each thread."""
+    _, height, width, _ = images[0].shape
+    at_once = max(1, _TILES * torch.get_num_threads() // (height * width // 16))
     yield from zip(*(x.split(at_once) for x in images), strict=True)
 
 
-def _seen(x: Tensor, map_in: Tensor) -> Tensor:
-    """B^T d B of every tile of x (b, C, H, W), with the map (36, 36) of B on both axes: (36, tiles, C)."""
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3).reshape(36, -1)
-    return (map_in @ tiles).reshape(36, -1, x.shape[1])
+def _to_tiles(transform: str, images: Tensor) -> Tensor:
+    """The tiles of images (b, H, W, C) after a transform: (36, tiles, C)."""
+    b, height, width, c = images.shape
+    tiles = _room.tiles(transform, b * height * width // 16, c, images.dtype)
+    _run(transform, images, tiles, tiles, b, height, width, c)
+    return tiles
 
 
-def _filters(weight: Tensor) -> Tensor:
-    """G g G^T of every filter of weight (K, C, 3, 3): (K, 36, C), channels side by side in memory as they are used."""
+def _filters(weight: Tensor, turned: bool) -> Tensor:
+    """G w G^T of filters (K, C, 3, 3), of each turned around where asked for: (36, K, C)."""
     k, c = weight.shape[:2]
-    return _both_axes(_G, weight) @ weight.permute(0, 2, 3, 1).reshape(k, 9, c)
+    tiles = _room.tiles("filters", k, c, weight.dtype)
+    _run("filters_to_tiles", _pixels(weight), tiles, tiles, k, c, turned)
+    return tiles
 
 
 def _filtered(x: Tensor, filters: Tensor) -> Tensor:
     """Images x (B, C, H, W) after transformed filters (36, C, K): (B, K, H, W)."""
-    (_, _, height, width), out = x.shape, []
-    map_in, map_out = _both_axes(_B, x), _both_axes(_A, x)
-    for (block,) in _blocks(x):
-        products = torch.bmm(_seen(block, map_in), filters).reshape(36, -1)
-        tiles = (map_out @ products).reshape(4, 4, len(block), height // 4, width // 4, -1)
-        out.append(tiles.permute(2, 3, 0, 4, 1, 5).reshape(len(block), height, width, -1))
-    return torch.cat(out).permute(0, 3, 1, 2)
+    x = _pixels(x)
+    y = x.new_empty(*x.shape[:3], filters.shape[2])
+    for block, out in _image_blocks(x, y):
+        seen = _to_tiles("image_to_tiles", block)
+        tiles = _room.tiles("products", seen.shape[1], filters.shape[2], x.dtype)
+        torch.bmm(seen, filters, out=tiles)
+        _run("tiles_to_image", tiles, out, tiles, *out.shape)
+    return y.permute(0, 3, 1, 2)
+
+
+def _unfolded(x: Tensor) -> Tensor:
+    """What every pixel of x (B, C, H, W) sees of it: (B H W, 9 C)."""
+    around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
+    return around.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])
 
 
 def _convolve(x: Tensor, weight: Tensor) -> Tensor:
-    if not pays(x, len(weight)):
+    (b, _, height, width), k = x.shape, len(weight)
+    if pays(x, k):
+        return _filtered(x, _filters(weight, turned=False).mT)
+    if not _small(x, k):
         return F.conv2d(x, weight, padding=1)
-    return _filtered(x, _filters(weight).permute(1, 2, 0))
+    return (_unfolded(x) @ _pixels(weight).reshape(k, -1).T).reshape(b, height, width, k).permute(0, 3, 1, 2)
 
 
 def _convolve_back(g: Tensor, weight: Tensor) -> Tensor:
-    if not pays(g, weight.shape[1]):
-        return conv2d_input((len(g), weight.shape[1], *g.shape[2:]), weight, g, padding=1)
-    return _filtered(g, _filters(weight.flip(2, 3)).transpose(0, 1))
+    (b, k, height, width), c = g.shape, weight.shape[1]
+    if pays(g, c):
+        return _filtered(g, _filters(weight, turned=True))
+    if not _small(g, c):
+        return conv2d_input((b, c, height, width), weight, g, padding=1)
+    seen = (_pixels(g).reshape(-1, k) @ _pixels(weight).reshape(k, -1)).reshape(b, height, width, 3, 3, c)
+    x = g.new_zeros(b, height + 2, width + 2, c)
+    for i in range(3):
+        for j in range(3):
+            x[:, i : i + height, j : j + width] += seen[..., i, j, :]
+    return _pixels(x[:, 1:-1, 1:-1].permute(0, 3, 1, 2)).permute(0, 3, 1, 2)
 
 
 def _correlate(x: Tensor, g: Tensor) -> Tensor:
@@ -96,23 +155,18 @@ def _correlate(x: Tensor, g: Tensor) -> Tensor:
         return _correlate_tiles(x, g)
     if not _small(x, k):
         return conv2d_weight(x, torch.Size((k, c, 3, 3)), g, padding=1)
-    # One matrix product, at nearly twice the speed of the library's loop.
-    around = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, 3, 1).unfold(2, 3, 1)
-    columns = around.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * c)
-    return (g.permute(0, 2, 3, 1).reshape(-1, k).T @ columns).reshape(k, 3, 3, c).permute(0, 3, 1, 2)
+    return (_pixels(g).reshape(-1, k).T @ _unfolded(x)).reshape(k, 3, 3, c).permute(0, 3, 1, 2)
 
 
 def _correlate_tiles(x: Tensor, g: Tensor) -> Tensor:
-    (_, c, height, width), k = x.shape, g.shape[1]
-    map_in, map_out = _both_axes(_B, x), _both_axes(_A, g)
-    total: Tensor | None = None
-    for block, its in _blocks(x, g):
-        tiles = its.permute(0, 2, 3, 1).reshape(len(its), height // 4, 4, width // 4, 4, k)
-        spread = (map_out.T @ tiles.permute(2, 4, 0, 1, 3, 5).reshape(16, -1)).reshape(36, -1, k).mT
-        seen = _seen(block, map_in)
-        total = torch.bmm(spread, seen) if total is None else torch.baddbmm(total, spread, seen)
-    assert total is not None
-    return (_both_axes(_G, x).T @ total.transpose(0, 1)).reshape(k, 3, 3, c).permute(0, 3, 1, 2)
+    c, k = x.shape[1], g.shape[1]
+    total = _room.tiles("filters", k, c, x.dtype)
+    for i, (block, its) in enumerate(_image_blocks(_pixels(x), _pixels(g))):
+        spread, seen = _to_tiles("gradient_to_tiles", its).mT, _to_tiles("image_to_tiles", block)
+        torch.baddbmm(total, spread, seen, beta=float(i > 0), out=total)
+    weight = x.new_empty(k, 3, 3, c)
+    _run("tiles_to_filters", total, weight, total, k, c)
+    return weight.permute(0, 3, 1, 2)
 
 
 class _Trilinear(Function):
@@ -120,8 +174,6 @@ class _Trilinear(Function):
 
     What is kept for the backward pass are the two arguments alone, as for the direct sum.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -135,6 +187,17 @@ class _Trilinear(Function):
         changes = [] if first is None else [cls.apply(first, two)]
         changes += [] if second is None else [cls.apply(one, second)]
         return sum(changes[1:], changes[0])
+
+    @classmethod
+    def batched(cls, of: Any, dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
+        """Of several arguments at once: more images, where the filters are the same, and else one after another."""
+        if dims[1] is None and cls is not _Correlation:
+            images = both[0].movedim(dims[0] or 0, 0)
+            return cls.apply(images.flatten(0, 1), both[1]).unflatten(0, images.shape[:2]), 0
+        rows = [
+            [a if d is None else a.select(d, i) for a, d in zip(both, dims, strict=True)] for i in range(of.batch_size)
+        ]
+        return torch.stack([cls.apply(*row) for row in rows]), 0
 
 
 class _Convolution(_Trilinear):
@@ -153,6 +216,10 @@ class _Convolution(_Trilinear):
     def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None) -> Tensor:
         return _Convolution.tangent(ctx, dx, dweight)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
+        return _Convolution.batched(info, in_dims, *both)
+
 
 class _Transposed(_Trilinear):
     """Its gradient for x."""
@@ -169,6 +236,10 @@ class _Transposed(_Trilinear):
     @staticmethod
     def jvp(ctx: Any, dg: Tensor | None, dweight: Tensor | None) -> Tensor:
         return _Transposed.tangent(ctx, dg, dweight)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
+        return _Transposed.batched(info, in_dims, *both)
 
 
 class _Correlation(_Trilinear):
@@ -187,6 +258,10 @@ class _Correlation(_Trilinear):
     def jvp(ctx: Any, dx: Tensor | None, dg: Tensor | None) -> Tensor:
         return _Correlation.tangent(ctx, dx, dg)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
+        return _Correlation.batched(info, in_dims, *both)
+
 
 def _small(x: Tensor, filters: int) -> bool:
     """Whether x (B, C, H, W) unfolded for the gradient of so many filters is small beside them."""
@@ -194,16 +269,17 @@ def _small(x: Tensor, filters: int) -> bool:
 
 
 def pays(x: Tensor, filters: int) -> bool:
-    """Whether tiles of x (B, C, H, W) are whole, and products with so many filters at most 0.4 of the direct ones.
+    """Whether tiles of x (B, C, H, W) are whole, and with so many filters cost at most 0.7 of the direct products.
 
-    The transforms count too, so that few channels or few tiles are summed directly.
+    The transforms count too, so that few channels or few tiles are summed directly. In the time of one multiplication
+    with its addition, an entry of a channel's tile or of a filter takes about twenty, as measured on one core.
     """
     (b, c, height, width), k = x.shape, filters
     if height % 4 or width % 4:
         return False
     tiles = b * height * width // 16
-    transforms = tiles * (36 * 36 * c + 36 * 16 * k) + 36 * 9 * c * k
-    return transforms + 36 * tiles * c * k <= 0.4 * 9 * 16 * tiles * c * k
+    transforms = 20 * 36 * (tiles * (c + k) + c * k)
+    return transforms + 36 * tiles * c * k <= 0.7 * 9 * 16 * tiles * c * k
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -215,7 +291,8 @@ class WinogradConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, K, H, W)."""
         k = self.out_channels
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not (_small(x, k) or pays(x, k)):
+        direct = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.dtype not in _TYPES
+        if direct or not (_small(x, k) or pays(x, k)):
             return super().forward(x)
         y: Tensor = _Convolution.apply(x, self.weight)
         return y if self.bias is None else y + self.bias[:, None, None]

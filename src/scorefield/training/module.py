@@ -21,6 +21,18 @@ from scorefield.objectives import Loss, Objective
 Batch = dict[str, Tensor]  # "x" (B, *event) in model space, "index" (B,), and "label" (B,) where the data have classes
 
 
+def match_layouts(optimizer: Optimizer) -> None:
+    """Lay out an optimiser's state in memory as the parameters it belongs to.
+
+    A checkpoint brings the state in the layout that it was saved in. On a CPU, torch's fused kernels go through all of
+    them as they lie in memory, and would give a parameter the moments of others.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 class ScoreModule(pl.LightningModule):
     """Trains a score model.
 
@@ -75,6 +87,10 @@ class ScoreModule(pl.LightningModule):
         cond = drop_labels(self.conditions(batch), self.label_dropout, noise)
         loss: Loss = self.objective(model, batch["x"], cond, noise)
         return loss
+
+    def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            match_layouts(optimizer)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from the global generator; keyed here, it too survives evaluation and resuming.

@@ -1,0 +1,42 @@
+"""C beside the Python, compiled for this machine at its first use in a process, which takes about a second."""
+
+import ctypes
+import functools
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+class NoCompilerError(RuntimeError):
+    """There is no C compiler, or it refuses."""
+
+
+@functools.cache
+def library(source: Path, *definitions: str) -> ctypes.CDLL:
+    """The functions of a C file, compiled by ``$CC``, or ``cc``, for the processor of this machine.
+
+    Each process compiles for itself, so that nothing is kept that another machine or version would find.
+
+    Args:
+        source: the file.
+        definitions: of its macros, as ``NAME=VALUE``.
+
+    Raises:
+        NoCompilerError: with what there is to do.
+    """
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        raise NoCompilerError(
+            f"no C compiler {compiler[0]!r} was found; install one (gcc or clang), or name it in the variable CC"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        built = Path(folder, f"{source.stem}.so")
+        flags = ["-O3", "-march=native", "-shared", "-fPIC", *(f"-D{d}" for d in definitions)]
+        done = subprocess.run([*compiler, *flags, str(source), "-o", str(built)], capture_output=True, text=True)
+        if done.returncode:
+            told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise NoCompilerError(f"{compiler[0]} cannot compile {source.name}: {told[0]}; name another compiler in CC")
+        return ctypes.CDLL(str(built))
