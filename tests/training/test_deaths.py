@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.test_two_processes import launch
+
 ROOT = Path(__file__).parents[2]
 
 # How, which process, when, and what is said. "alone": the other one computes for ten minutes and meets nobody.
@@ -48,6 +50,11 @@ def test_a_process_that_dies_ends_the_run(tmp_path, death):
     assert said in text
     if how == "raises":
         assert f"[rank{rank}]: Traceback" in text
+
+
+@pytest.mark.timeout(180)
+def test_a_process_does_not_end_before_its_threads(tmp_path):
+    launch("tests.training.leaving", str(tmp_path))
 
 
 def _alive(group: int) -> bool:

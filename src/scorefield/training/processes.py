@@ -5,6 +5,7 @@ backends it waits for half an hour. So the first process of a machine watches th
 them watches the first. Where something else starts the processes (torchrun, srun) it watches them likewise.
 """
 
+import atexit
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from scorefield.errors import Exit
@@ -43,12 +45,23 @@ class Launcher(_SubprocessScriptLauncher):
 
 def end_together(trainer: pl.Trainer) -> None:
     """Let the processes of a run end together; to be called on each of them before they meet."""
+    atexit.register(_leave)
     launcher = trainer.strategy.launcher
     if type(launcher) is _SubprocessScriptLauncher:
         trainer.strategy._launcher = Launcher(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
     if trainer.local_rank > 0 and not any(t.name == "watch-first-process" for t in threading.enumerate()):
         first = int(os.environ.get(_STARTED_BY, os.getppid()))
         threading.Thread(target=_watch_first, args=(first,), daemon=True, name="watch-first-process").start()
+
+
+def _leave() -> None:
+    """Wait for the threads of the process group; Lightning sees to it with NCCL only.
+
+    One of gloo's that wants the interpreter's lock to let go of a tensor aborts the process if the interpreter ends
+    first.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _watch_started(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
