@@ -28,6 +28,16 @@ def test_without_a_compiler_it_says_what_to_install(source, monkeypatch):
         library(source, "FACTOR=2")
 
 
+def test_what_cannot_be_loaded_is_said_with_another_place(source, monkeypatch, tmp_path):
+    """As on a machine that runs no programs from the folder for temporary files."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho no library > "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(NoCompilerError, match=r"twice\.c cannot be loaded: .*name another folder in TMPDIR"):
+        library(source, "FACTOR=5")
+
+
 def test_what_the_compiler_says_is_passed_on(source):
     with pytest.raises(NoCompilerError, match=r"cc cannot compile twice\.c: .*name another compiler in CC"):
         library(source, "FACTOR=(")

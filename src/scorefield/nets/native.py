@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class NoCompilerError(RuntimeError):
-    """There is no C compiler, or it refuses."""
+    """There is no C compiler, or it refuses, or what it makes cannot be run."""
 
 
 @functools.cache
@@ -39,4 +39,10 @@ def library(source: Path, *definitions: str) -> ctypes.CDLL:
         if done.returncode:
             told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             raise NoCompilerError(f"{compiler[0]} cannot compile {source.name}: {told[0]}; name another compiler in CC")
-        return ctypes.CDLL(str(built))
+        try:
+            return ctypes.CDLL(str(built))
+        except OSError as error:
+            raise NoCompilerError(
+                f"what {compiler[0]} made of {source.name} cannot be loaded: {error}; if programs may not be run from "
+                f"{folder}, name another folder in TMPDIR"
+            ) from None
