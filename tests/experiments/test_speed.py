@@ -335,6 +335,16 @@ def test_what_has_been_measured_is_not_lost_with_what_follows(monkeypatch, tmp_p
     assert json.loads((tmp_path / "gpu.json").read_text())["lines"][0]["what"] == "forward"
 
 
+def test_a_peer_that_is_not_there_is_named_and_the_others_are_measured(monkeypatch):
+    peers = part("peers")
+    there = lambda module, repeats: iter([module.__name__, repeats])  # noqa: E731
+    monkeypatch.setattr(peers, "PEERS", {"no_such_library.nets": there, "json": there})
+    missing, *rest = peers.measure(3)
+    assert (missing.what, missing.ours) == ("beside no_such_library", None)
+    assert missing.note == "it cannot be imported: No module named 'no_such_library'"
+    assert rest == ["json", 3]
+
+
 @pytest.mark.gpu
 @pytest.mark.timeout(1800)  # much of it is compiling
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

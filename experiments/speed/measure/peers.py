@@ -31,15 +31,6 @@ from scorefield.torchvision_ops import declare_missing_operators
 CHANNELS, SIZE, BATCH, STEPS = 64, 32, 4, 50
 
 
-def library(name: str) -> Any | None:
-    """A library, or None where it is not installed."""
-    declare_missing_operators()  # both import torchvision
-    try:
-        return import_module(name)
-    except ImportError:
-        return None
-
-
 def diffusers_pair(diffusers: Any) -> tuple[nn.Module, nn.Module]:
     """The library's network, and ours with its weights."""
     kinds = ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D")
@@ -118,10 +109,20 @@ def samplers(azula: Any, repeats: int) -> Iterator[Line]:
 
 
 def measure(repeats: int) -> Iterator[Line]:
-    """Whatever is installed."""
+    """Whatever can be imported; what cannot is named, with the reason."""
     warnings.filterwarnings("ignore")
-    if (diffusers := library("diffusers")) is not None:
-        yield from networks(diffusers, repeats)
-    if (azula := library("azula")) is not None:
-        yield from samplers(azula, repeats)
-    yield from songunet.measure(repeats)
+    declare_missing_operators()  # they import torchvision
+    for name, lines in PEERS.items():
+        try:
+            peer = import_module(name)
+        except ImportError as error:
+            yield Line.missing("peers", f"beside {name.split('.')[0]}", f"it cannot be imported: {error}")
+        else:
+            yield from lines(peer, repeats)
+
+
+PEERS: dict[str, Callable[[Any, int], Iterator[Line]]] = {
+    "diffusers": networks,
+    "azula": samplers,
+    "physicsnemo.models.diffusion_unets.song_unet": songunet.measure,
+}

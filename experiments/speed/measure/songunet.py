@@ -7,7 +7,6 @@ divergence apart. Around ours stands what is done here.
 
 import copy
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from measure.lines import Line, in_turn
 from measure.steps import training_step
 from scorefield.checkpoints import from_state
 from scorefield.models import Compute
-from scorefield.torchvision_ops import declare_missing_operators
 
 BATCH, SIZE = 4, 32
 
@@ -33,15 +31,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "DDPM++": {"channel_mult": [1, 2, 2, 2], "embedding_type": "positional"},
     "EDM's DDPM++": {"channel_mult": [2, 2, 2], "embedding_type": "positional", "dropout": 0.13},
 }
-
-
-def library() -> Any | None:
-    """The peer's module, or None where it is not installed."""
-    declare_missing_operators()
-    try:
-        return import_module("physicsnemo.models.diffusion_unets.song_unet")
-    except ImportError:
-        return None
 
 
 def pair(peers: Any, settings: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
@@ -126,8 +115,7 @@ def networks(name: str, peers: Any, repeats: int) -> Iterator[Line]:
         yield Line.of(subject, f"training step, compute={setting}", f"{against} in the authors' loop", turns, "s")
 
 
-def measure(repeats: int) -> Iterator[Line]:
-    """All three, where the peer is installed."""
-    if (peers := library()) is not None:
-        for name in NETWORKS:
-            yield from networks(name, peers, repeats)
+def measure(peers: Any, repeats: int) -> Iterator[Line]:
+    """All three, with the peer's module."""
+    for name in NETWORKS:
+        yield from networks(name, peers, repeats)
