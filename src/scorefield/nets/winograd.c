@@ -22,15 +22,19 @@ static inline void store(REAL *to, vector v, int n) {
     else memcpy(to, &v, n * sizeof(REAL));
 }
 
-/* y = B^T d. Entries of d and y are s vectors apart, here and below. */
-static inline void seen(const vector *d, vector *y, int s) {
-    vector d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], d5 = d[5 * s];
-    vector even = d4 - 4 * d2, odd = d3 - 4 * d1, twice = 2 * (d3 - d1), less = d4 - d2;
-    y[0] = 4 * d0 - 5 * d2 + d4;
+/* Entries 1 to 4 of y, s vectors apart here and below: sums and differences at the points 1, -1, and at 2, -2. */
+static inline void at_points(vector even, vector odd, vector even2, vector odd2, vector *y, int s) {
     y[s] = even + odd;
     y[2 * s] = even - odd;
-    y[3 * s] = less + twice;
-    y[4 * s] = less - twice;
+    y[3 * s] = even2 + odd2;
+    y[4 * s] = even2 - odd2;
+}
+
+/* y = B^T d. */
+static inline void seen(const vector *d, vector *y, int s) {
+    vector d0 = d[0], d1 = d[s], d2 = d[2 * s], d3 = d[3 * s], d4 = d[4 * s], d5 = d[5 * s];
+    y[0] = 4 * d0 - 5 * d2 + d4;
+    at_points(d4 - 4 * d2, d3 - 4 * d1, d4 - d2, 2 * (d3 - d1), y, s);
     y[5 * s] = 4 * d1 - 5 * d3 + d5;
 }
 
@@ -47,25 +51,17 @@ static inline void result(const vector *m, vector *y, int s) {
 /* y = A g: four entries become six. */
 static inline void spread(const vector *g, vector *y, int s) {
     vector g0 = g[0], g1 = g[s], g2 = g[2 * s], g3 = g[3 * s];
-    vector even = g0 + g2, odd = g1 + g3, even2 = g0 + 4 * g2, odd2 = 2 * g1 + 8 * g3;
     y[0] = g0;
-    y[s] = even + odd;
-    y[2 * s] = even - odd;
-    y[3 * s] = even2 + odd2;
-    y[4 * s] = even2 - odd2;
+    at_points(g0 + g2, g1 + g3, g0 + 4 * g2, 2 * g1 + 8 * g3, y, s);
     y[5 * s] = g3;
 }
 
 /* y = G w: three entries become six. */
 static inline void filter(const vector *w, vector *y, int s) {
     vector w0 = w[0], w1 = w[s], w2 = w[2 * s];
-    vector ends = (w0 + w2) * (REAL)(-1. / 6), middle = w1 * (REAL)(-1. / 6);
-    vector ends2 = w0 * (REAL)(1. / 24) + w2 * (REAL)(1. / 6), middle2 = w1 * (REAL)(1. / 12);
+    const REAL sixth = 1. / 6, twelfth = 1. / 12, small = 1. / 24;
     y[0] = w0 * (REAL)(1. / 4);
-    y[s] = ends + middle;
-    y[2 * s] = ends - middle;
-    y[3 * s] = ends2 + middle2;
-    y[4 * s] = ends2 - middle2;
+    at_points(-sixth * (w0 + w2), -sixth * w1, small * w0 + sixth * w2, twelfth * w1, y, s);
     y[5 * s] = w2;
 }
 
@@ -91,8 +87,8 @@ void image_to_tiles(const REAL *x, REAL *tiles, long stride, int first, int last
                         for (int j = 0; j < 6; j++) {
                             int row = top + i, column = left + j;
                             int inside = row >= 0 && row < height && column >= 0 && column < width;
-                            const REAL *at = x + ((long)(b * height + row) * width + column) * channels + c;
-                            d[6 * i + j] = inside ? load(at, channels - c) : (vector){0};
+                            long at = ((long)(b * height + row) * width + column) * channels + c;
+                            d[6 * i + j] = inside ? load(x + at, channels - c) : (vector){0};
                         }
                     for (int j = 0; j < 6; j++) seen(d + j, h + j, 6);
                     for (int i = 0; i < 6; i++) seen(h + 6 * i, y + 6 * i, 1);

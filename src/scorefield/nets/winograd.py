@@ -264,7 +264,7 @@ class _Correlation(_Trilinear):
 
 
 def _small(x: Tensor, filters: int) -> bool:
-    """Whether x (B, C, H, W) unfolded for the gradient of so many filters is small beside them."""
+    """Whether x (B, C, H, W) unfolded is small beside so many filters."""
     return x.numel() // x.shape[1] <= _FEW * filters
 
 
