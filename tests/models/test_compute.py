@@ -10,6 +10,7 @@ from scorefield.models import Compute, NetworkModel, Parametrization
 from scorefield.nets import MLP, UNet
 from scorefield.nets.embeddings import Fourier
 from scorefield.nets.native import NoCompilerError
+from scorefield.nets.pointwise import PointwiseConv2d
 from scorefield.nets.winograd import WinogradConv2d
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising
@@ -195,6 +196,7 @@ def test_every_published_network_keeps_its_numbers_in_another_layout(name, winog
     twin = copy.deepcopy(twin)
     assert list(twin.state_dict()) == list(net.state_dict())
     assert any(isinstance(module, WinogradConv2d) for module in twin.modules()) == winograd
+    assert all(isinstance(m, PointwiseConv2d) == winograd for m in twin.modules() if PointwiseConv2d.fits(m))
     probes = Hutchinson(k=3).draw(x, StreamNoise(0))
     found, expected = (
         quadratic_forms(lambda y, n=n, c=c: c.call(n, y, label), x, [probes])
