@@ -1,6 +1,9 @@
 """Settings of a network's calls: the same numbers up to rounding, the same names, and what each of them is for."""
 
 import copy
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from scorefield.divergence import Hutchinson, quadratic_forms
 from scorefield.models import Compute, NetworkModel, Parametrization
 from scorefield.nets import MLP, UNet
 from scorefield.nets.embeddings import Fourier
+from scorefield.nets.group_norm import ActivatedGroupNorm
 from scorefield.nets.native import NoCompilerError
 from scorefield.nets.pointwise import PointwiseConv2d
 from scorefield.nets.winograd import WinogradConv2d
@@ -184,19 +188,20 @@ def spoiled(name):
     return net, torch.randn(2, 2, side, side), torch.tensor([1, 2] if name == "ncsn" else [0.3, 0.9])
 
 
-@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_published_network_keeps_its_numbers_in_another_layout(name, winograd, monkeypatch):
+def test_every_published_network_keeps_its_numbers_in_another_layout(name, native, monkeypatch):
     """Values, gradients and forms of several probes at once; also in a copy, as the averaged network is."""
     monkeypatch.setattr("scorefield.nets.winograd.pays", lambda x, _: not (x.shape[2] % 4 or x.shape[3] % 4))
     net, x, label = spoiled(name)
     twin = copy.deepcopy(net)
-    compute = Compute(channels_last=True, winograd=winograd)
+    compute = Compute(channels_last=True, winograd=native, fused_norms=native)
     compute.prepare(twin)
     twin = copy.deepcopy(twin)
     assert list(twin.state_dict()) == list(net.state_dict())
-    assert any(isinstance(module, WinogradConv2d) for module in twin.modules()) == winograd
-    assert all(isinstance(m, PointwiseConv2d) == winograd for m in twin.modules() if PointwiseConv2d.fits(m))
+    assert any(isinstance(module, WinogradConv2d) for module in twin.modules()) == native
+    for kind in (PointwiseConv2d, ActivatedGroupNorm):
+        assert all(isinstance(m, kind) == native for m in twin.modules() if kind.fits(m))
     probes = Hutchinson(k=3).draw(x, StreamNoise(0))
     found, expected = (
         quadratic_forms(lambda y, n=n, c=c: c.call(n, y, label), x, [probes])
@@ -221,20 +226,47 @@ def test_winograd_wants_convolutions_and_their_layout():
         )
 
 
-def test_filtering_without_a_compiler_says_what_to_do(monkeypatch):
+@pytest.mark.parametrize(("switch", "module"), [("winograd", "winograd"), ("fused_norms", "group_norm")])
+def test_what_is_in_c_wants_a_compiler_and_a_layout(switch, module, monkeypatch):
     def missing(*_):
         raise NoCompilerError("no C compiler 'cc' was found; install one")
 
-    monkeypatch.setattr("scorefield.nets.winograd.library", missing)
-    with pytest.raises(ValueError, match=r"compute\.winograd=true: no C compiler 'cc' was found; install one; or"):
-        model(Compute(channels_last=True, winograd=True))
+    monkeypatch.setattr(f"scorefield.nets.{module}.library", missing)
+    with pytest.raises(ValueError, match=rf"compute\.{switch}=true: no C compiler 'cc' was found; install one; or"):
+        model(Compute(channels_last=True, **{switch: True}))
+    with pytest.raises(ValueError, match=rf"compute\.{switch}=true needs .*compute\.channels_last=true"):
+        model(Compute(**{switch: True}))
+    with pytest.raises(ValueError, match=rf"compute\.{switch}=true and compute\.compiled=true exclude each other"):
+        model(Compute(channels_last=True, compiled=True, **{switch: True}))
 
 
-def test_graphs_are_of_a_compiled_network_and_filtering_is_not():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is what the switch is about")
+def test_memory_is_kept_where_asked_for():
+    """Arrays of 64 MiB, one after another: by itself the C library asks the system for each page of each again."""
+    program = (
+        "import resource, sys, torch\n"
+        "from torch import nn\n"
+        "from scorefield.models import Compute\n"
+        "Compute(keep_memory=sys.argv[1] == 'True').prepare(nn.Linear(1, 1))\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(4):\n"  # until there is room for one beside another
+        "    torch.ones(2**24)\n"
+        "before = faults()\n"
+        "for _ in range(4):\n"
+        "    torch.ones(2**24)\n"
+        "print(faults() - before)\n"
+    )
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", program, str(keep)], check=True, capture_output=True).stdout)
+        for keep in (True, False)
+    )
+    assert kept < 20 < 4 * 32 <= returned  # at least one for 2 MiB, the largest page
+
+
+def test_graphs_are_of_a_compiled_network():
     with pytest.raises(ValueError, match=r"compute\.graphs=true .* needs compute\.compiled=true"):
         model(Compute(graphs=True))
-    with pytest.raises(ValueError, match=r"compute\.winograd=true and compute\.compiled=true exclude each other"):
-        model(Compute(channels_last=True, winograd=True, compiled=True))
 
 
 @pytest.mark.gpu

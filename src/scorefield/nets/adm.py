@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scorefield.nets.layers import ResidualBlock, SelfAttention, Stage, group_norm, require_halvings, zero_init
+from scorefield.nets.layers import (
+    ResidualBlock,
+    SelfAttention,
+    Stage,
+    activated,
+    group_norm,
+    require_halvings,
+    zero_init,
+)
 from scorefield.nets.ncsnpp import class_weights
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import Box, DownConv, UpConv
@@ -190,4 +198,4 @@ class ADM(Remembered, nn.Module):
             h = stage(h, c)
         for level in self.decoder:
             h = level(h, c, kept)
-        return self.leave(F.silu(self.norm(h)))
+        return self.leave(activated(self.norm, h))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.nets.embeddings import ClassEmbedding
-from scorefield.nets.layers import SelfAttention, ShiftBlock, Stage, require_halvings, xavier_init, zero_init
+from scorefield.nets.layers import SelfAttention, ShiftBlock, Stage, activated, require_halvings, xavier_init, zero_init
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import DownConv, Resampling, UpConv
 from scorefield.recipe import Remembered
@@ -188,4 +188,4 @@ class DDPM(Remembered, nn.Module):
             h = stage(h, c)
         for level in self.decoder:
             h = level(h, c, kept)
-        return self.leave(self.activation(self.norm(h)))
+        return self.leave(activated(self.norm, h, self.activation))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, group_norm
+from scorefield.nets.layers import Downsample, FiLM, ResidualBlock, activated, group_norm
 from scorefield.recipe import Remembered
 
 
@@ -142,7 +142,7 @@ class ImageEncoder(Remembered, nn.Module):
         h = self.levels[0](h, c)
         for down, level in zip(self.downs, list(self.levels)[1:], strict=True):
             h = level(down(h), c)
-        return F.silu(self.norm(h))
+        return activated(self.norm, h)
 
 
 def _require_shape(net: nn.Module, x: Tensor, shape: tuple[int, ...]) -> None:

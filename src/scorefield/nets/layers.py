@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from scorefield.nets.group_norm import ActivatedGroupNorm
+
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
@@ -43,10 +45,29 @@ class FiLM(nn.Module):
         super().__init__()
         self.linear = nn.Linear(condition, 2 * channels)
 
+    def of(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        """1 + scale and shift (B, channels) of c (B, condition)."""
+        scale, shift = self.linear(c).chunk(2, 1)
+        return 1 + scale, shift
+
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, channels, ...), c (B, condition) -> like x."""
-        scale, shift = self.linear(c).reshape(len(x), -1, *(1,) * (x.ndim - 2)).chunk(2, 1)
-        return torch.addcmul(shift, x, 1 + scale)
+        factor, shift = (a.reshape(*a.shape, *(1,) * (x.ndim - 2)) for a in self.of(c))
+        return torch.addcmul(shift, x, factor)
+
+
+def activated(
+    norm: nn.Module,
+    x: Tensor,
+    activation: Callable[[Tensor], Tensor] = F.silu,
+    film: tuple[FiLM, Tensor] | None = None,
+) -> Tensor:
+    """activation(norm(x)), or of FiLM with a condition activation(film(norm(x), c)), in one pass where there is one."""
+    silu = activation is F.silu or isinstance(activation, nn.SiLU)
+    if isinstance(norm, ActivatedGroupNorm) and silu and norm.takes(x):
+        return norm.silu(x) if film is None else norm.silu(x, *film[0].of(film[1]))
+    h = norm(x)
+    return activation(h if film is None else film[0](h, film[1]))
 
 
 class Dropout(nn.Dropout):
@@ -110,8 +131,8 @@ class ResidualBlock(Recomputing):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """x (B, channels_in, H, W), c (B, condition) -> (B, channels_out, H, W), or of the size it is resampled to."""
-        h = self.conv_in(self.resample(F.silu(self.norm_in(x))))
-        h = self.conv_out(self.dropout(F.silu(self.film(self.norm_out(h), c))))
+        h = self.conv_in(self.resample(activated(self.norm_in, x)))
+        h = self.conv_out(self.dropout(activated(self.norm_out, h, F.silu, (self.film, c))))
         return self.shortcut(self.resample(x)) + h
 
 
@@ -159,10 +180,10 @@ class ShiftBlock(Recomputing):
 
     def forward(self, x: Tensor, c: Tensor | None) -> Tensor:
         """x (B, channels_in, H, W), c (B, condition) or None for no shift -> (B, channels_out, H', W')."""
-        h = self.conv_in(self.resample(self.activation(self.norm_in(x))))
+        h = self.conv_in(self.resample(activated(self.norm_in, x, self.activation)))
         if c is not None:
             h = h + self.shift(c)[:, :, None, None]
-        h = self.conv_out(self.dropout(self.activation(self.norm_out(h))))
+        h = self.conv_out(self.dropout(activated(self.norm_out, h, self.activation)))
         h = self.shortcut(self.resample(x)) + h
         return h if self.gain == 1 else self.gain * h
 

@@ -7,7 +7,11 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 
 class NoCompilerError(RuntimeError):
@@ -46,3 +50,19 @@ def library(source: Path, *definitions: str) -> ctypes.CDLL:
                 f"what {compiler[0]} made of {source.name} cannot be loaded: {error}; if programs may not be run from "
                 f"{folder}, name another folder in TMPDIR"
             ) from None
+
+
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def in_threads(part: Callable[[int, int], None], rows: int) -> None:
+    """Call part(first, last) for ranges that make up so many rows, in as many threads as torch has."""
+    threads = torch.get_num_threads()
+    if threads == 1 or rows == 1:
+        return part(0, rows)
+    step = -(-rows // threads)
+    for _ in _workers(threads).map(part, range(0, rows, step), [*range(step, rows, step), rows]):
+        pass
+    return None

@@ -16,6 +16,7 @@ from scorefield.nets.layers import (
     SelfAttention,
     ShiftBlock,
     Stage,
+    activated,
     group_norm,
     require_halvings,
     xavier_init,
@@ -179,7 +180,7 @@ class OutputSkip(nn.Module):
 
     def forward(self, h: Tensor, image: Tensor | None) -> tuple[Tensor, Tensor]:
         """Features and the image from below -> the features, and the image with this level's added."""
-        own = self.conv(self.activation(self.norm(h)))
+        own = self.conv(activated(self.norm, h, self.activation))
         return h, own if self.up is None else self.up(image) + own
 
 
@@ -219,7 +220,7 @@ class OutputResidual(nn.Module):
         if self.up is None:
             assert self.conv is not None
             assert self.norm is not None
-            return h, self.conv(self.activation(self.norm(h)))
+            return h, self.conv(activated(self.norm, h, self.activation))
         h = self.gain * (self.up(pyramid) + h)
         return h, h
 
@@ -407,4 +408,4 @@ class NCSNpp(Remembered, nn.Module):
         if self.leave is None or self.norm is None:
             assert collected is not None
             return collected
-        return self.leave(self.activation(self.norm(h)))
+        return self.leave(activated(self.norm, h, self.activation))

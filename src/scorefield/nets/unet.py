@@ -4,10 +4,18 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from scorefield.nets.embeddings import Conditioning, LabelEmbedding
-from scorefield.nets.layers import Downsample, ResidualBlock, SelfAttention, Stage, Upsample, group_norm, zero_init
+from scorefield.nets.layers import (
+    Downsample,
+    ResidualBlock,
+    SelfAttention,
+    Stage,
+    Upsample,
+    activated,
+    group_norm,
+    zero_init,
+)
 from scorefield.recipe import Remembered
 
 
@@ -137,7 +145,7 @@ class UNet(Remembered, nn.Module):
             raise ValueError(f"x has events of shape {tuple(x.shape[1:])}, but this UNet was built for {self.shape}")
         c = self.conditioning(label, class_labels)
         h = self.body(self.enter(x), c)
-        return self.leave(F.silu(self.norm(h)))
+        return self.leave(activated(self.norm, h))
 
 
 def _check(

@@ -96,9 +96,9 @@ void image_to_tiles(const REAL *x, REAL *tiles, long stride, int first, int last
                 }
 }
 
-/* Images A^T m A. */
-void tiles_to_image(const REAL *tiles, REAL *y, long stride, int first, int last, int height, int width,
-                    int channels) {
+/* Images A^T m A, plus a bias of each channel where there is one. */
+void tiles_to_image(const REAL *tiles, const REAL *bias, REAL *y, long stride, int first, int last, int height,
+                    int width, int channels) {
     long tile = (long)first * (height / 4) * (width / 4);
     for (int b = first; b < last; b++)
         for (int top = 0; top < height; top += 4)
@@ -108,10 +108,11 @@ void tiles_to_image(const REAL *tiles, REAL *y, long stride, int first, int last
                     for (int p = 0; p < 36; p++) m[p] = load(tiles + p * stride + tile * channels + c, channels - c);
                     for (int j = 0; j < 6; j++) result(m + j, d + j, 6);
                     for (int i = 0; i < 4; i++) result(d + 6 * i, r + 4 * i, 1);
+                    vector shift = bias ? load(bias + c, channels - c) : (vector){0};
                     REAL *corner = y + ((long)(b * height + top) * width + left) * channels + c;
                     for (int i = 0; i < 4; i++)
                         for (int j = 0; j < 4; j++)
-                            store(corner + (i * width + j) * channels, r[4 * i + j], channels - c);
+                            store(corner + (i * width + j) * channels, r[4 * i + j] + shift, channels - c);
                 }
 }
 

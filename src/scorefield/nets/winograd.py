@@ -13,9 +13,7 @@ to twice the speed of the library's loop, and else the library's.
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int, c_long, c_void_p
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,11 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from scorefield.nets.native import library
+from scorefield.nets.native import in_threads, library
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 _FEW = 4  # pixels for each filter, up to which an unfolded image is small beside the filters
+_APART = 192  # bytes between the 36 parts of tiles: those a multiple of a page apart share a few lines of a cache
 _TILES = 128  # of one block: what a block makes stays near the core, and its products are still large
 
 
@@ -47,37 +46,35 @@ class _Room(threading.local):
         self.pieces: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def tiles(self, purpose: str, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
-        """Uninitialised (36, rows, channels)."""
-        numbers = 36 * rows * channels
+        """Uninitialised (36, rows, channels), for what a transform writes."""
+        stride = rows * channels + _APART // dtype.itemsize
+        flat = self._piece(purpose, 36 * stride, dtype).view(36, stride)
+        return flat[:, : rows * channels].view(36, rows, channels)
+
+    def products(self, purpose: str, rows: int, channels: int, dtype: torch.dtype) -> Tensor:
+        """Uninitialised (36, rows, channels), for what products write, which the library wants without gaps."""
+        return self._piece(purpose, 36 * rows * channels, dtype).view(36, rows, channels)
+
+    def _piece(self, purpose: str, numbers: int, dtype: torch.dtype) -> Tensor:
         piece = self.pieces.get((purpose, dtype))
         if piece is None or piece.numel() < numbers:
             with torch.inference_mode(False):  # else it could not be used outside again
                 piece = self.pieces[purpose, dtype] = torch.empty(numbers, dtype=dtype)
-        return piece[:numbers].view(36, rows, channels)
+        return piece[:numbers]
 
 
 _room = _Room()
 
 
-@cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
-
-
-def _run(transform: str, source: Tensor, target: Tensor, tiles: Tensor, rows: int, *sizes: int) -> None:
+def _run(transform: str, arrays: list[Tensor | None], tiles: Tensor, rows: int, *sizes: int) -> None:
     """Transform so many images or filters, in as many threads as torch has."""
-    function, threads = getattr(compiled(source.dtype), transform), torch.get_num_threads()
+    function, stride = getattr(compiled(tiles.dtype), transform), c_long(tiles.stride(0))
+    places = [c_void_p(None if a is None else a.data_ptr()) for a in arrays]
 
     def part(first: int, last: int) -> None:
-        sized = (c_int(n) for n in (first, last, *sizes))
-        function(c_void_p(source.data_ptr()), c_void_p(target.data_ptr()), c_long(tiles.stride(0)), *sized)
+        function(*places, stride, *(c_int(n) for n in (first, last, *sizes)))
 
-    if threads == 1 or rows == 1:
-        return part(0, rows)
-    step = -(-rows // threads)
-    for _ in _workers(threads).map(part, range(0, rows, step), [*range(step, rows, step), rows]):
-        pass
-    return None
+    in_threads(part, rows)
 
 
 def _pixels(x: Tensor) -> Tensor:
@@ -96,7 +93,7 @@ def _to_tiles(transform: str, images: Tensor) -> Tensor:
     """The tiles of images (b, H, W, C) after a transform: (36, tiles, C)."""
     b, height, width, c = images.shape
     tiles = _room.tiles(transform, b * height * width // 16, c, images.dtype)
-    _run(transform, images, tiles, tiles, b, height, width, c)
+    _run(transform, [images, tiles], tiles, b, height, width, c)
     return tiles
 
 
@@ -104,19 +101,19 @@ def _filters(weight: Tensor, turned: bool) -> Tensor:
     """G w G^T of filters (K, C, 3, 3), of each turned around where asked for: (36, K, C)."""
     k, c = weight.shape[:2]
     tiles = _room.tiles("filters", k, c, weight.dtype)
-    _run("filters_to_tiles", _pixels(weight), tiles, tiles, k, c, turned)
+    _run("filters_to_tiles", [_pixels(weight), tiles], tiles, k, c, turned)
     return tiles
 
 
-def _filtered(x: Tensor, filters: Tensor) -> Tensor:
-    """Images x (B, C, H, W) after transformed filters (36, C, K): (B, K, H, W)."""
+def _filtered(x: Tensor, filters: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Images x (B, C, H, W) after transformed filters (36, C, K), and a bias (K): (B, K, H, W)."""
     x = _pixels(x)
     y = x.new_empty(*x.shape[:3], filters.shape[2])
     for block, out in _image_blocks(x, y):
         seen = _to_tiles("image_to_tiles", block)
-        tiles = _room.tiles("products", seen.shape[1], filters.shape[2], x.dtype)
+        tiles = _room.products("products", seen.shape[1], filters.shape[2], x.dtype)
         torch.bmm(seen, filters, out=tiles)
-        _run("tiles_to_image", tiles, out, tiles, *out.shape)
+        _run("tiles_to_image", [tiles, bias, out], tiles, *out.shape)
     return y.permute(0, 3, 1, 2)
 
 
@@ -126,13 +123,14 @@ def _unfolded(x: Tensor) -> Tensor:
     return around.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])
 
 
-def _convolve(x: Tensor, weight: Tensor) -> Tensor:
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     (b, _, height, width), k = x.shape, len(weight)
     if pays(x, k):
-        return _filtered(x, _filters(weight, turned=False).mT)
+        return _filtered(x, _filters(weight, turned=False).mT, None if bias is None else bias.contiguous())
     if not _small(x, k):
-        return F.conv2d(x, weight, padding=1)
-    return (_unfolded(x) @ _pixels(weight).reshape(k, -1).T).reshape(b, height, width, k).permute(0, 3, 1, 2)
+        return F.conv2d(x, weight, bias, padding=1)
+    y = F.linear(_unfolded(x), _pixels(weight).reshape(k, -1), bias)
+    return y.reshape(b, height, width, k).permute(0, 3, 1, 2)
 
 
 def _convolve_back(g: Tensor, weight: Tensor) -> Tensor:
@@ -160,12 +158,12 @@ def _correlate(x: Tensor, g: Tensor) -> Tensor:
 
 def _correlate_tiles(x: Tensor, g: Tensor) -> Tensor:
     c, k = x.shape[1], g.shape[1]
-    total = _room.tiles("filters", k, c, x.dtype)
+    total = _room.products("filters", k, c, x.dtype)
     for i, (block, its) in enumerate(_image_blocks(_pixels(x), _pixels(g))):
         spread, seen = _to_tiles("gradient_to_tiles", its).mT, _to_tiles("image_to_tiles", block)
         torch.baddbmm(total, spread, seen, beta=float(i > 0), out=total)
     weight = x.new_empty(k, 3, 3, c)
-    _run("tiles_to_filters", total, weight, total, k, c)
+    _run("tiles_to_filters", [total, weight], total, k, c)
     return weight.permute(0, 3, 1, 2)
 
 
@@ -176,49 +174,57 @@ class _Trilinear(Function):
     """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.save_for_forward(*inputs[:2])
 
     @classmethod
-    def tangent(cls, ctx: Any, first: Tensor | None, second: Tensor | None) -> Tensor:
-        """The derivative along a change of either argument."""
+    def tangent(cls, ctx: Any, first: Tensor | None, second: Tensor | None, *others: Tensor) -> Tensor:
+        """The derivative along a change of either argument, and other terms."""
         one, two = ctx.saved_tensors
         changes = [] if first is None else [cls.apply(first, two)]
         changes += [] if second is None else [cls.apply(one, second)]
+        changes += others
         return sum(changes[1:], changes[0])
 
     @classmethod
-    def batched(cls, of: Any, dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
-        """Of several arguments at once: more images, where the filters are the same, and else one after another."""
-        if dims[1] is None and cls is not _Correlation:
-            images = both[0].movedim(dims[0] or 0, 0)
-            return cls.apply(images.flatten(0, 1), both[1]).unflatten(0, images.shape[:2]), 0
-        rows = [
-            [a if d is None else a.select(d, i) for a, d in zip(both, dims, strict=True)] for i in range(of.batch_size)
-        ]
+    def batched(cls, of: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        """Of several arguments at once: more images, where all else is the same, and else one after another."""
+        if dims[0] is not None and set(dims[1:]) == {None} and cls is not _Correlation:
+            images = inputs[0].movedim(dims[0], 0)
+            return cls.apply(images.flatten(0, 1), *inputs[1:]).unflatten(0, images.shape[:2]), 0
+        rows = (
+            [a if d is None else a.select(d, i) for a, d in zip(inputs, dims, strict=True)]
+            for i in range(of.batch_size)
+        )
         return torch.stack([cls.apply(*row) for row in rows]), 0
 
 
 class _Convolution(_Trilinear):
-    """x * w: its gradient for g."""
+    """x * w: its gradient for g. A bias, where there is one, is added while the sums are at hand."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor) -> Tensor:
-        return _convolve(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return _convolve(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (x, weight), (to_x, to_weight) = ctx.saved_tensors, ctx.needs_input_grad
-        return _Transposed.apply(g, weight) if to_x else None, _Correlation.apply(x, g) if to_weight else None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (to_x, to_weight, *to_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        return (
+            _Transposed.apply(g, weight) if to_x else None,
+            _Correlation.apply(x, g) if to_weight else None,
+            *(g.sum((0, 2, 3)) if needed else None for needed in to_bias),
+        )
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None) -> Tensor:
-        return _Convolution.tangent(ctx, dx, dweight)
+    def jvp(ctx: Any, dx: Tensor | None, dweight: Tensor | None, dbias: Tensor | None = None) -> Tensor:
+        x, _ = ctx.saved_tensors
+        shifts = [] if dbias is None else [dbias[:, None, None].expand(len(x), -1, *x.shape[2:]).contiguous()]
+        return _Convolution.tangent(ctx, dx, dweight, *shifts)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, int | None], *both: Tensor) -> tuple[Tensor, int]:
-        return _Convolution.batched(info, in_dims, *both)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        return _Convolution.batched(info, in_dims, *inputs)
 
 
 class _Transposed(_Trilinear):
@@ -294,8 +300,8 @@ class WinogradConv2d(nn.Conv2d):
         direct = x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.dtype not in _TYPES
         if direct or not (_small(x, k) or pays(x, k)):
             return super().forward(x)
-        y: Tensor = _Convolution.apply(x, self.weight)
-        return y if self.bias is None else y + self.bias[:, None, None]
+        y: Tensor = _Convolution.apply(x, self.weight, self.bias)
+        return y
 
     @staticmethod
     def fits(module: nn.Module) -> bool:
