@@ -55,15 +55,31 @@ def test_blocks_of_images_are_put_together(monkeypatch):
             assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["_Convolution", "_Transposed", "_Correlation"])
+def bias_of(k):
+    """One that does not lie in one piece."""
+    return torch.randn(k, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)[:, 1].requires_grad_()
+
+
+@pytest.mark.parametrize("name", ["_Convolution", "with a bias", "_Transposed", "_Correlation"])
 def test_derivatives_of_first_and_second_order(name, path):
     """By finite differences, backwards, forwards and batched."""
     x, w = tensors((1, 2, 2, 4, 4))
     g = torch.randn_like(direct(x, w)).detach().requires_grad_()
-    arguments = {"_Convolution": (x, w), "_Transposed": (g, w), "_Correlation": (x, g)}[name]
-    function = getattr(winograd, name).apply
-    assert torch.autograd.gradcheck(function, arguments, check_forward_ad=True, check_batched_grad=False)
-    assert torch.autograd.gradgradcheck(function, arguments)
+    both = {"_Convolution": (x, w), "with a bias": (x, w, bias_of(2)), "_Transposed": (g, w), "_Correlation": (x, g)}
+    function = getattr(winograd, "_Convolution" if name == "with a bias" else name).apply
+    assert torch.autograd.gradcheck(function, both[name], check_forward_ad=True, check_batched_grad=False)
+    assert torch.autograd.gradgradcheck(function, both[name])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_bias_is_added(shape, path):
+    x, w = tensors(shape)
+    bias = bias_of(len(w))
+    found = winograd._Convolution.apply(x, w, bias)
+    assert torch.allclose(found, F.conv2d(x, w, bias, padding=1), rtol=0, atol=1e-12)
+    biases = torch.stack([bias, 2 * bias], 1)
+    several = torch.vmap(lambda b: winograd._Convolution.apply(x, w, b), in_dims=1)(biases)
+    assert torch.allclose(several[1], F.conv2d(x, w, 2 * bias, padding=1), rtol=0, atol=1e-12)
 
 
 def test_several_gradients_at_once(path):
