@@ -104,10 +104,33 @@ def test_corrector_runs_before_the_predictor_leaves_each_time():
 def test_network_evaluations_are_those_reported(predictor, corrections, denoise_last):
     model = Counted(MixtureModel(VP(t_min=1e-3), **MIXTURE))
     corrector = SNR if corrections else None
-    sampler = Sampler(LogRatio(), 5, predictor, corrector, max(corrections, 1), denoise_last)
-    samples = sampler(model, torch.randn(3, 2), noise=StreamNoise(0))
-    assert samples.nfe == sampler.nfe == len(model.asked)
-    assert all(len(x) == len(t) == 3 for x, t, _ in model.asked)
+    for correct_last in (False, True) if corrections else (False,):
+        model.asked.clear()
+        sampler = Sampler(
+            LogRatio(), 5, predictor, corrector, max(corrections, 1), denoise_last, correct_last=correct_last
+        )
+        samples = sampler(model, torch.randn(3, 2), noise=StreamNoise(0))
+        assert samples.nfe == sampler.nfe == len(model.asked)
+        assert all(len(x) == len(t) == 3 for x, t, _ in model.asked)
+
+
+def test_the_last_time_is_corrected_where_asked_for():
+    notes, times, path = [], (0.9, 0.5), Path()
+    model = Counted(MixtureModel(VP(), **MIXTURE))
+    predictor, corrector = Noted("predict", notes), Noted("correct", notes)
+    samples = Sampler(Given(times), 1, predictor, corrector, 2, correct_last=True)(model, torch.zeros(3, 2), trace=path)
+    assert notes == [
+        ("correct", 0.9, 0.9, 0),
+        ("correct", 0.9, 0.9, 1),
+        ("predict", 0.9, 0.5, 0),
+        ("correct", 0.5, 0.5, 2),
+        ("correct", 0.5, 0.5, 3),
+    ]
+    assert path.x[-1].tolist() == samples.x.tolist() == [[5.0, 5.0]] * 3
+    denoised = Sampler(Given(times), 1, predictor, corrector, 2, True, correct_last=True)(model, torch.zeros(3, 2))
+    assert torch.equal(denoised.x, model(samples.x, torch.full((3,), 0.5, dtype=torch.float64)).data)
+    with pytest.raises(ValueError, match=r"correct_last=True .* needs a corrector"):
+        Sampler(Given(times), 1, predictor, correct_last=True)
 
 
 @pytest.mark.parametrize("solver", [DormandPrince(), FixedGrid(RK4, 20, rho=4.0)], ids=["adaptive", "grid"])

@@ -86,8 +86,9 @@ class Samples:
 class Sampler:
     """Corrects at each time of the grid, then predicts the next one (Song et al. 2021, algorithm 1).
 
-    At each grid time the corrector runs before the predictor leaves it, the order of the authors' code. Where the grid
-    goes back up, noise is added by the forward process and the predictor starts anew.
+    At each grid time the corrector runs before the predictor leaves it, the order of the authors' code. There it leaves
+    the last time too, corrected: ``correct_last`` with ``denoise_last``. Where the grid goes back up, noise is added by
+    the forward process and the predictor starts anew.
 
     Args:
         grid: where the times lie.
@@ -97,6 +98,7 @@ class Sampler:
         corrections: corrector steps at each time.
         denoise_last: end with the posterior mean E[x | x_t] at the last time (one more network evaluation).
         constraint: holds the observed part of x after every move, at the start and at the end; None for none.
+        correct_last: correct at the last time too.
     """
 
     grid: Grid
@@ -106,12 +108,15 @@ class Sampler:
     corrections: int = 1
     denoise_last: bool = False
     constraint: Constraint | None = None
+    correct_last: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps={self.steps} must be at least 1")
         if self.corrections < 1:
             raise ValueError(f"corrections={self.corrections} must be at least 1; for none set corrector to null")
+        if self.correct_last and self.corrector is None:
+            raise ValueError("correct_last=True corrects at the last time and needs a corrector, which is None")
 
     @property
     def moves(self) -> int:
@@ -122,7 +127,8 @@ class Sampler:
     def nfe(self) -> int:
         """Network evaluations of one run."""
         corrector = 0 if self.corrector is None else self.corrections * self.corrector.calls
-        return self.grid.descents(self.steps) * (self.predictor.calls + corrector) + self.denoise_last
+        moves = self.grid.descents(self.steps)
+        return moves * self.predictor.calls + (moves + self.correct_last) * corrector + self.denoise_last
 
     @torch.no_grad()
     def __call__(
@@ -145,6 +151,15 @@ class Sampler:
         times, levels = grid.to(x.device)[:, None].expand(-1, len(x)).unbind(), grid.tolist()
         moved = self.predictor.init(x, grid)
         corrected = None if self.corrector is None else self.corrector.init(x, grid)
+
+        def correct(x: Tensor, t: Tensor) -> Tensor:
+            nonlocal corrected
+            for _ in range(self.corrections):
+                if self.corrector is not None and corrected is not None:
+                    x, corrected = self.corrector.step(model, x, t, t, corrected, noise, cond)
+                    x = held(x, t)
+            return x
+
         x = held(x, times[0])
         if trace is not None:
             trace(0, levels[0], x)
@@ -152,16 +167,16 @@ class Sampler:
             if levels[i + 1] > levels[i]:
                 x, moved = _raised(model.schedule, x, t, s, noise), self.predictor.init(x, grid)
             else:
-                if self.corrector is not None and corrected is not None:
-                    for _ in range(self.corrections):
-                        x, corrected = self.corrector.step(model, x, t, t, corrected, noise, cond)
-                        x = held(x, t)
-                x, moved = self.predictor.step(model, x, t, s, moved, noise, cond)
+                x, moved = self.predictor.step(model, correct(x, t), t, s, moved, noise, cond)
                 x = held(x, s)
             if trace is not None:
                 trace(i + 1, levels[i + 1], x)
+        if self.correct_last:
+            x = correct(x, times[-1])
+            if trace is not None:
+                trace(len(grid) - 1, levels[-1], x)
         if self.denoise_last:
-            x = model(x, times[-1], cond).data
+            x = self.predictor.denoise(model, x, times[-1], moved, noise, cond)
         x = held.at_the_end(x)
         if trace is not None and (self.denoise_last or self.constraint is not None):
             trace(len(grid), 0.0, x)

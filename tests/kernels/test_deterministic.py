@@ -1,5 +1,7 @@
 """Deterministic kernels converge to the exact flow at their declared order, on every schedule."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +84,29 @@ def test_churn_keeps_the_marginals():
     # Fourth moments of this mixture are below 3 var^2, so the standard error of a covariance is below sqrt(2/n) var.
     error = (torch.cov(samples.T) - covariance).abs()
     assert (error < 4 * (2 / n) ** 0.5 * covariance.diagonal().max()).all()
+
+
+def test_churn_is_in_every_step_and_the_last_too():
+    """Karras et al. 2022, algorithm 2, by itself: Euler's last step, to noise level 0, starts from a raised level."""
+    n, churn, model, noise = 9, 5.0, MixtureModel(EDM(), **MIXTURE), StreamNoise(3)
+    sigma = [*Karras()(model.schedule, n - 1).tolist(), 0.0]
+    start = 80 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+
+    def denoiser(x, level):
+        return model(x, torch.full((4,), level)).data
+
+    x = start
+    for level, following in pairwise(sigma):
+        raised = level * (1 + min(churn / n, 2**0.5 - 1))
+        x = x + (raised**2 - level**2) ** 0.5 * noise.normal_like(x)
+        slope = (x - denoiser(x, raised)) / raised
+        end = x + (following - raised) * slope
+        if following > 0:
+            slope = (slope + (end - denoiser(end, following)) / following) / 2
+        x = x + (following - raised) * slope
+    found = Sampler(Karras(), n - 1, Heun(churn=churn), denoise_last=True)(model, start, noise=StreamNoise(3))
+    assert torch.allclose(found.x, x, rtol=1e-10, atol=1e-10)
+    assert found.nfe == 2 * n - 1
 
 
 @pytest.mark.parametrize("kernel", [Heun(churn=20.0), *KERNELS], ids=repr)

@@ -6,7 +6,7 @@ import torch
 from scorefield.kernels import BatchSignalToNoise, FixedStep, Langevin, SigmaStep, SignalToNoise
 from scorefield.models import MixtureModel
 from scorefield.noise import IndexedNoise, StreamNoise
-from scorefield.schedules import VE, VP, Constant
+from scorefield.schedules import VE, VP, Constant, Tabulated
 from tests.conftest import MIXTURE
 
 
@@ -62,6 +62,11 @@ def test_chain_gain_is_the_discrete_chains():
     with_chain, without = (SignalToNoise(0.16, chain)(vp, t, score, z) for chain in (n, None))
     betas = torch.linspace(0.1 / n, 20 / n, n)
     assert torch.allclose(with_chain / without, 1 - betas, rtol=1e-12)
+    few = torch.linspace(0.1 / 30, 20 / 30, 30)  # large steps, the last of which keeps a third of the variance
+    chain, t = Tabulated.ddpm(few.tolist()), (torch.arange(30) + 1) / 30
+    score = z = torch.ones(30, 1)
+    with_chain, without = (SignalToNoise(0.16, n)(chain, t, score, z) for n in (30, None))
+    assert torch.allclose(with_chain / without, 1 - few, rtol=1e-12)
 
 
 def test_per_sample_rule_ignores_batch_mates_and_the_papers_does_not():

@@ -35,6 +35,12 @@ class Kernel(ABC):
     ) -> tuple[Tensor, State]:
         """Move x (B, *event) from times t (B,) to s (B,)."""
 
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        """The move from the last times t (B,) to the data, by one evaluation: the posterior mean E[x | x_t]."""
+        return model(x, t, cond).data
+
 
 @dataclass(frozen=True)
 class Stay(Kernel):

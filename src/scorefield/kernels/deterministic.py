@@ -88,3 +88,11 @@ class Heun(Kernel):
         slope_between = model(x + self.midpoint * h * slope, between, cond).velocity
         weight = 1 / (2 * self.midpoint)
         return x + h * ((1 - weight) * slope + weight * slope_between), state
+
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        """The last step, Euler's to noise level 0, which is the posterior mean; churned like every other."""
+        if self.churn > 0:
+            x, t = self._raise_noise(model, x, t, state, noise)
+        return super().denoise(model, x, t, state, noise, cond)

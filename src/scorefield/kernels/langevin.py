@@ -54,8 +54,8 @@ class SigmaStep(StepSize):
 
     Args:
         snr: r, signal-to-noise ratio of a step, > 0.
-        chain: number of steps N of the discrete forward chain whose a = 1 + 2 f(t) / N scales the step (1 - beta_i for
-            DDPM); None for a = 1.
+        chain: number of steps N of the discrete forward chain whose squared gain a = 1 - beta scales the step, see
+            `Schedule.chain_gain_sq`; None for a = 1.
     """
 
     snr: float
@@ -89,8 +89,8 @@ class SignalToNoise(StepSize):
 
     Args:
         snr: r, ratio of the norms of the score's and the noise's contribution, > 0.
-        chain: number of steps N of the discrete forward chain whose a = 1 + 2 f(t) / N scales the step (1 - beta_i for
-            DDPM); None for a = 1.
+        chain: number of steps N of the discrete forward chain whose squared gain a = 1 - beta scales the step, see
+            `Schedule.chain_gain_sq`; None for a = 1.
     """
 
     snr: float
@@ -118,8 +118,7 @@ class BatchSignalToNoise(SignalToNoise):
 
 
 def _chain_gain(schedule: Schedule, t: Tensor, chain: int | None) -> Tensor:
-    """Squared gain of one step of the forward chain, to first order: 1 + 2 f / N."""
-    return t.new_ones(t.shape) if chain is None else 1 + 2 * schedule.drift(t) / chain
+    return t.new_ones(t.shape) if chain is None else schedule.chain_gain_sq(t, chain)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,17 @@ class Schedule(Remembered, ABC):
         log_ratio = torch.log(self.ratio(s) / self.ratio(t))
         return gain, -self.sigma(t).square() * torch.expm1(2 * log_ratio)
 
+    def chain_gain_sq(self, t: Tensor, levels: int) -> Tensor:
+        """Squared gain 1 - beta of the step that ends at t, in a forward chain of so many steps: 1 + 2 f(t) / N.
+
+        To first order, as the discretisation of Song et al. 2021, appendix E, has it.
+
+        Args:
+            t: times, (B,).
+            levels: N, >= 1.
+        """
+        return 1 + 2 * self.drift(t) / levels
+
     def perturb(self, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t = alpha(t) x + sigma(t) eps; x and eps (B, *event), t (B,)."""
         alpha, sigma = self.alpha(t).to(x), self.sigma(t).to(x)

@@ -80,6 +80,10 @@ class Tabulated(Schedule):
             raise ValueError(f"levels={levels} must be between 2 and the {self.levels} of this schedule's table")
         return torch.linspace(self.levels, 1, levels, dtype=torch.float64).round() / self.levels
 
+    def chain_gain_sq(self, t: Tensor, levels: int) -> Tensor:
+        """Squared gain of the step from t - 1 / N to t: of the table's own chain exactly 1 - beta_i."""
+        return (self.alpha(t) / self.alpha((t - 1 / levels).clamp(min=0))).square()
+
     def _log_alpha_at(self, t: Tensor) -> Tensor:
         position, table = t * self.levels, self._log_alpha.to(t)
         low = position.detach().floor().clamp(0, self.levels - 1).long()
