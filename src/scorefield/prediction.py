@@ -67,10 +67,19 @@ class ScaledScore(Target):
     """sigma times the score, -eps: predicted where a network's output is divided by sigma (Song and Ermon 2020, eq. 5).
 
     The noise with the other sign, so that published networks of this convention keep theirs.
+
+    Args:
+        levels: number of levels of the schedule's ladder, where sigma is that of the nearest level, which is what the
+            network is told (`LadderIndex`); None where it is that of t itself.
     """
 
+    levels: int | None = None
+
     def coefficients(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(t), -torch.ones_like(t)
+        if self.levels is None:
+            return torch.zeros_like(t), -torch.ones_like(t)
+        nearest = schedule.ladder(self.levels).to(t)[schedule.nearest_rung(t, self.levels)]
+        return torch.zeros_like(t), -schedule.sigma(nearest) / schedule.sigma(t)
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,9 @@ def test_score_sdes_discrete_models(tmp_path):
     x = torch.rand(3, 3, 8, 8)
     t = model.schedule.time_at(torch.from_numpy(sigmas)[index])
     torch.testing.assert_close(model(x, t).score, net(x, index), rtol=1e-5, atol=1e-5)
+    # Between two levels the network is told the nearer one, whose sigma then divides (authors' get_score_fn).
+    between = (t + torch.tensor([-0.02, 0.02, 0.02])).double()
+    torch.testing.assert_close(model(x, between).score, net(x, index), rtol=1e-5, atol=1e-5)
     low = {"model__beta_min": 0.02, "model__beta_max": 2.0}
     config = changed(config, training__sde="vpsde", model__scale_by_sigma=False, **low)
     model, net = load("score_sde", path, config), from_state("score_sde", state, config)

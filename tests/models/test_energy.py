@@ -6,7 +6,9 @@ from torch import nn
 
 from scorefield.jacobian import asymmetry
 from scorefield.models import (
+    Classifier,
     EnergyModel,
+    Fixed,
     LogRatio,
     MixtureModel,
     NetworkModel,
@@ -15,7 +17,7 @@ from scorefield.models import (
     Time,
     UnitVariance,
 )
-from scorefield.nets import MLP, EnergyConv, EnergyMLP, Fourier
+from scorefield.nets import MLP, ClassifierMLP, EnergyConv, EnergyMLP, Fourier
 from scorefield.prediction import Data, Karras, Noise, Score, Velocity
 from scorefield.schedules import VE, Constant
 from tests.conftest import MIXTURE, inside
@@ -57,6 +59,21 @@ def test_the_networks_gradient_is_what_the_target_asks_for():
     y = (c_in[:, None] * x).requires_grad_()
     (native,) = torch.autograd.grad(model.net(y, LogRatio()(edm, t)).sum(), y)
     assert torch.allclose(model(x, t).view(Karras(0.7)), -native, rtol=1e-12)
+
+
+def test_the_network_sees_what_the_parametrisation_says():
+    """c_in x + shift, as a vector network and a classifier do."""
+    t, x, seen = torch.full((1,), 0.5), torch.tensor([[0.25, 0.75]]), []
+    shifted = Parametrization(Score(), Fixed(2.0), LogRatio(), -1.0)
+    for make, net in (
+        (EnergyModel, EnergyMLP((2,), 16, 1, Fourier(8))),
+        (NetworkModel, MLP((2,), 16, 1, Fourier(8))),
+        (Classifier, ClassifierMLP((2,), 16, 1, Fourier(8), 3)),
+    ):
+        net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model = make(net, VE(), shifted)
+        model(x, t, {"label": torch.tensor([1])} if make is Classifier else None)
+    assert [y.tolist() for y in seen] == [[[-0.5, 0.5]]] * 3
 
 
 def test_clean_data_have_an_energy():

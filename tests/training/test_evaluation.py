@@ -114,6 +114,27 @@ def test_likelihood_is_that_of_the_dequantised_examples(run):
     assert record["value"] == pytest.approx(float(bits), rel=1e-5)  # float32 states of the solver
 
 
+def test_the_error_bar_is_of_examples_not_of_draws(run):
+    """Three draws of each of four examples are four examples: the spread of their means, not of twelve numbers."""
+    asked = ["callbacks.likelihood.n_final=4", "callbacks.likelihood.draws=3"]
+    record = measured(run, *asked)["bits_per_dim"]
+    parts = build(digits(run.parent / "again", *asked))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
+    flow = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDim").flow
+    means = []
+    for i in range(4):
+        nats = []
+        for number in range(3):
+            u = IndexedNoise(0, f"dequantise/{number}", [i]).uniform_like(torch.zeros(1, 1, 8, 8))
+            y = data.transform.forward(split.x[[i]].float() + u)
+            nats.append(flow.log_prob(model, y, noise=IndexedNoise(0, f"probes/{number}", [i])))
+        means.append(torch.cat(nats).double().mean())
+    bits = torch.stack(means) / 64 / torch.log(torch.tensor(2.0).double())
+    assert record["standard_error"] == pytest.approx(float(bits.std() / 2), rel=1e-3)  # float32 states of the solver
+    assert (record["n"], record["draws"]) == (4, 3)
+
+
 def test_the_bound_is_that_of_the_dequantised_examples(run):
     """By hand, one example at a time, with a fitted dequantisation: -(bound + ln q) and the log-determinant."""
     asked = ["bound=variational", "callbacks.bound.bound.draws=3", "callbacks.bound.n_final=4"]

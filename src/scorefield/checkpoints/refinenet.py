@@ -71,8 +71,8 @@ def model(state: State, settings: Settings) -> NetworkModel:
     _ladder(state, settings)
     net = _filled(state, settings)
     levels = settings.get("model.num_classes")
-    schedule = VE(settings.get("model.sigma_end"), settings.get("model.sigma_begin"))
-    target = ScaledScore() if settings.source == "ncsnv2" else Score()
+    schedule = VE(settings.get("model.sigma_end"), settings.get("model.sigma_begin"), t_min=0.0)
+    target = ScaledScore(levels) if settings.source == "ncsnv2" else Score()
     scaled = _is_scaled(settings)
     parametrization = Parametrization(
         target, One() if scaled else Fixed(2.0), LadderIndex(levels), 0.0 if scaled else -1.0

@@ -148,9 +148,11 @@ def _process(settings: Settings) -> tuple[Schedule, PerTime, Target]:
     divides = bool(get("model.scale_by_sigma"))
     label: PerTime
     if sde is VE:
-        schedule: Schedule = VE(get("model.sigma_min"), get("model.sigma_max"))
+        # The ladder ends at sigma_min itself, in continuous time the authors end at 1e-5.
+        schedule: Schedule = VE(get("model.sigma_min"), get("model.sigma_max"), t_min=1e-5 if continuous else 0.0)
         label = Sigma() if continuous else LadderIndex(levels)
-        return schedule, Log(label) if _is_fourier(settings) else label, ScaledScore() if divides else Score()
+        target = ScaledScore(None if continuous else levels) if divides else Score()
+        return schedule, Log(label) if _is_fourier(settings) else label, target
     if divides:
         raise ValueError(f"{SOURCE}: config.model.scale_by_sigma=True goes with training.sde='vesde' only")
     low, high = get("model.beta_min"), get("model.beta_max")

@@ -9,7 +9,6 @@ from scorefield.models.density import DensityModel
 from scorefield.models.parametrization import Parametrization
 from scorefield.prediction import Prediction, Score
 from scorefield.schedules import Schedule
-from scorefield.tensors import per_sample
 
 
 class Classifier(DensityModel):
@@ -32,8 +31,7 @@ class Classifier(DensityModel):
     def logits(self, x: Tensor, t: Tensor) -> Tensor:
         """Logits (B, classes), in the precision of x: x (B, *event), t (B,)."""
         p, dtype = self.parametrization, next(self.net.parameters()).dtype
-        scale = p.input_scale(self.schedule, t).to(dtype)
-        value: Tensor = self.net(per_sample(scale, x) * x.to(dtype), p.label(self.schedule, t).to(dtype))
+        value: Tensor = self.net(p.seen(x, self.schedule, t, dtype), p.label(self.schedule, t).to(dtype))
         if value.ndim != 2 or len(value) != len(x):
             raise ValueError(
                 f"the network of a Classifier returns logits (B, classes), but this {type(self.net).__name__} returned "

@@ -8,11 +8,11 @@ from scorefield.models.density import DensityModel
 from scorefield.models.parametrization import Parametrization
 from scorefield.prediction import Prediction, Score, conversion
 from scorefield.schedules import Schedule
-from scorefield.tensors import event_sum, per_sample
+from scorefield.tensors import event_sum
 
 
 class EnergyModel(DensityModel):
-    """E(x, t) = B(t) U(x, t) - A(t) |x|^2 / 2 with U = net(c_in x, c_noise) / c_in and score = -grad_x E.
+    """E(x, t) = B(t) U(x, t) - A(t) |x|^2 / 2 with U = net(c_in x + shift, c_noise) / c_in and score = -grad_x E.
 
     The network's negative gradient F = -grad_x U takes the place of a vector network's output: it predicts the
     parametrisation's target, and score = A x + B F is that target's conversion to the score (A = 0, B = 1 where the
@@ -36,16 +36,15 @@ class EnergyModel(DensityModel):
     def _potential(self, x: Tensor, t: Tensor, cond: Cond | None) -> Tensor:
         """U(x, t), (B,), in the precision of x."""
         p, dtype = self.parametrization, next(self.net.parameters()).dtype
-        scale = p.input_scale(self.schedule, t).to(dtype)
         label = p.label(self.schedule, t).to(dtype)
         classes = () if cond is None or "label" not in cond else (cond["label"],)
-        value: Tensor = self.net(per_sample(scale, x) * x.to(dtype), label, *classes)
+        value: Tensor = self.net(p.seen(x, self.schedule, t, dtype), label, *classes)
         if value.shape != t.shape:
             raise ValueError(
                 f"the network of an EnergyModel returns one number per sample, shape {tuple(t.shape)}, but this "
                 f"{type(self.net).__name__} returned {tuple(value.shape)}; use a scalar network such as EnergyMLP"
             )
-        return (value / scale).to(x.dtype)
+        return (value / p.input_scale(self.schedule, t).to(dtype)).to(x.dtype)
 
     def _energy_of(self, potential: Tensor, x: Tensor, t: Tensor) -> Tensor:
         from_x, from_out = conversion(self.parametrization.target, Score(), self.schedule, t)

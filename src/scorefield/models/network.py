@@ -9,7 +9,6 @@ from scorefield.models.compute import Compute
 from scorefield.models.parametrization import Parametrization
 from scorefield.prediction import Prediction
 from scorefield.schedules import Schedule
-from scorefield.tensors import per_sample
 
 
 class NetworkModel(ScoreModel):
@@ -51,10 +50,7 @@ class NetworkModel(ScoreModel):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         p, dtype = self.parametrization, self.dtype
-        scale = p.input_scale(self.schedule, t).to(dtype)
         label = p.label(self.schedule, t).to(dtype)
         classes = () if cond is None or "label" not in cond else (cond["label"],)
-        scaled = per_sample(scale, x) * x.to(dtype)
-        shifted = scaled + p.input_shift if p.input_shift else scaled
-        out = self.compute.call(self.net, shifted, label, *classes)
+        out = self.compute.call(self.net, p.seen(x, self.schedule, t, dtype), label, *classes)
         return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

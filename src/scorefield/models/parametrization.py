@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scorefield.prediction import Karras, Noise, Target
 from scorefield.schedules import VP, Schedule
+from scorefield.tensors import per_sample
 
 
 class PerTime(ABC):
@@ -142,9 +143,7 @@ class LadderIndex(PerTime):
     levels: int
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        times = schedule.ladder(self.levels).flip(0).to(t)
-        from_below = torch.bucketize(t.contiguous(), (times[1:] + times[:-1]) / 2)
-        return (self.levels - 1 - from_below).to(t.dtype)
+        return schedule.nearest_rung(t, self.levels).to(t.dtype)
 
 
 @dataclass(frozen=True)
@@ -176,6 +175,11 @@ class Parametrization:
     input_scale: PerTime = field(default_factory=One)
     label: PerTime = field(default_factory=Time)
     input_shift: float = 0.0
+
+    def seen(self, x: Tensor, schedule: Schedule, t: Tensor, dtype: torch.dtype) -> Tensor:
+        """c_in x + shift, what a network of a precision sees of x (B, *event) at times t (B,)."""
+        scaled = per_sample(self.input_scale(schedule, t).to(dtype), x) * x.to(dtype)
+        return scaled + self.input_shift if self.input_shift else scaled
 
     @classmethod
     def edm(cls, data_std: float = 0.5) -> "Parametrization":

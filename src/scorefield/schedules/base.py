@@ -119,6 +119,11 @@ class Schedule(Remembered, ABC):
             raise ValueError(f"levels={levels} must be at least 2; for one level use the schedule Constant")
         return self.geometric_times(self.t_max, self.t_min, levels)
 
+    def nearest_rung(self, t: Tensor, levels: int) -> Tensor:
+        """Index of the time in `ladder` that is nearest to t (B,): (B,) int64, 0 for the noisiest."""
+        times = self.ladder(levels).flip(0).to(t)
+        return levels - 1 - torch.bucketize(t.contiguous(), (times[1:] + times[:-1]) / 2)
+
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Gain a and variance of the Gaussian x_t | x_s, for t >= s.
 

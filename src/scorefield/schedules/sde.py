@@ -36,7 +36,7 @@ class VE(Schedule):
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_min * torch.exp(self._log_range * t)
+        return self.sigma_min * torch.pow(self.sigma_max / self.sigma_min, t)
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

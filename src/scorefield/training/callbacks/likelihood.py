@@ -76,10 +76,11 @@ class LikelihoodEvaluator(Evaluator):
         dequantiser = self.dequantiser(occasion)
         metric = BitsPerDimMetric(math.prod(data.data.shape)).to(occasion.device)
         calls = MeanMetric().to(occasion.device)
-        for draw in range(draws):
-            for batch in shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size):
-                log_prob, nfe = self.log_prob(occasion, batch, draw, dequantiser)
-                metric.update(log_prob)
+        for batch in shard(n, occasion.trainer.global_rank, occasion.trainer.world_size, self.batch_size):
+            found = [self.log_prob(occasion, batch, draw, dequantiser) for draw in range(draws)]
+            # The error bar is that of so many examples, however often each is drawn.
+            metric.update(torch.stack([log_prob.double() for log_prob, _ in found]).mean(0))
+            for _, nfe in found:
                 calls.update(nfe)
         discrete = data.data.levels is not None
         bits, error, _ = metric.compute()
