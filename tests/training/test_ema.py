@@ -14,7 +14,7 @@ from scorefield.records.result import Measurement
 from scorefield.schedules import EDM
 from scorefield.training.callbacks import Evaluator
 from scorefield.training.datamodule import DataModule
-from scorefield.training.ema import EMA, Exponential, Power
+from scorefield.training.ema import EMA, Exponential, HalfLife, Power
 from scorefield.training.module import ScoreModule
 
 
@@ -86,7 +86,23 @@ def average(weights: list[torch.Tensor], decays: list[float], initial: torch.Ten
 
 
 INITIAL = torch.tensor([0.3, -0.2])
-PROFILES = [Exponential(0.7), Exponential(0.0), Power(2.0)]
+PROFILES = [Exponential(0.7), Exponential(0.7, warm_up=False), Exponential(0.0), Power(2.0), HalfLife(1.5, 0.5)]
+
+
+def test_a_half_life_is_a_share_of_the_training_so_far():
+    """EDM's rule, in images as its code has it: batches of 512, half a million images, a twentieth of the run."""
+    profile = HalfLife(500_000 / 512, 0.05)
+    for update in (1, 2, 20, 5000, 19_532, 19_533, 400_000):
+        images = 512 * (update - 1)  # before this update's
+        half_life = min(500_000, 0.05 * images)
+        assert profile.decay(update) == pytest.approx(0.5 ** (512 / max(half_life, 1e-8)), rel=1e-12)
+    assert profile.decay(1) == 0.0
+    with pytest.raises(ValueError, match=r"half_life=0 and ramp=0\.05 must be positive"):
+        HalfLife(0)
+
+
+def test_without_warm_up_the_rate_is_there_from_the_start():
+    assert [Exponential(0.999, warm_up=False).decay(n) for n in (1, 10)] == [0.999, 0.999]
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=repr)

@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from scorefield.cli.runs import build
-from scorefield.data import Digits, Mixture, Split
+from scorefield.data import Affine, Digits, Mixture, Split
 from scorefield.training.datamodule import DataModule, TrainingStream, shard
 from tests.training.tiny import checkpoint, differences, digits, fit, plane
 
@@ -52,6 +53,64 @@ def test_dequantisation_differs_between_processes_batches_and_seeds():
     draws = [draw(), draw(seed=1), draw(rank=1), draw(number=1)]
     assert all(not torch.isclose(a, b).any() for i, a in enumerate(draws) for b in draws[:i])
     assert torch.equal(draw(), draws[0])
+
+
+def test_half_of_the_images_are_mirrored():
+    """Left to right alone, each as one, with coins of their own for each process, batch and seed."""
+    data = Digits()
+    split = Split(torch.randint(0, 17, (400, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
+
+    def draw(flip, seed=0, rank=0, number=0):
+        return TrainingStream(data, split, 400, seed, rank, 2, flip=flip).batch(number)
+
+    coins = []
+    for where in ({}, {"seed": 1}, {"rank": 1}, {"number": 1}):
+        plain, flipped = draw(False, **where), draw(True, **where)
+        assert torch.equal(plain["index"], flipped["index"])
+        mirrored = (flipped["x"] == plain["x"].flip(3)).flatten(1).all(1)
+        assert (mirrored ^ (flipped["x"] == plain["x"]).flatten(1).all(1)).all()
+        assert 70 < int(mirrored.sum()) < 130  # of 200: four deviations of a fair coin
+        coins.append(mirrored)
+    assert not any(torch.equal(a, b) for i, a in enumerate(coins) for b in coins[:i])
+
+
+def test_levels_may_be_trained_on_as_they_are():
+    """Without the spreading an image of EDM's transform is k / 127.5 - 1, which is what its networks saw."""
+    levels = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
+    data = Digits()
+    data.transform, data.levels = Affine(128.0, 127.5), 256
+    batch = TrainingStream(data, Split(levels), 4, 0, dequantise=False).batch(0)
+    assert torch.allclose(batch["x"], levels[batch["index"]] / 127.5 - 1, rtol=0, atol=1e-6)  # of float32
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"flip": True}, r"flip=True mirrors images, but examples of .* have shape \[2\]"),
+        ({"dequantise": False}, r"dequantise=False is about grey levels, and .* holds continuous data"),
+    ],
+)
+def test_what_is_about_images_is_refused_elsewhere(option, message):
+    with pytest.raises(ValueError, match=message):
+        DataModule(Mixture.ring(), 8, **option)
+
+
+def test_the_options_reach_the_batches(tmp_path):
+    """From the configuration to what a step sees."""
+    seen = []
+
+    class Watcher(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append(batch)
+
+    parts = fit(digits(tmp_path, "data.flip=true", "data.dequantise=false"), None, Watcher())
+    images = parts.data.train_split.x[seen[0]["index"]]
+    levels = parts.data.data.from_model(seen[0]["x"])
+    straight, mirrored = ((levels == images.flip(3) if turned else levels == images) for turned in (False, True))
+    assert (straight.flatten(1).all(1) | mirrored.flatten(1).all(1)).all()
+    assert not straight.all()
+    middles = parts.data.data.transform.inverse(seen[0]["x"])
+    assert torch.allclose(middles - middles.floor(), torch.tensor(0.5), rtol=0, atol=1e-5)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

@@ -44,7 +44,8 @@ class Work:
         self.t = torch.full((batch,), 0.3, device=device)
         self.weights: list[Tensor] = list(self.model.parameters())
         self.optimizer = make(config["optim"]["optimizer"])(self.weights)
-        self.clip = float(config["trainer"]["gradient_clip_val"])
+        clip = config["trainer"]["gradient_clip_val"]
+        self.clip = float("inf") if clip is None else float(clip)  # the norm is taken, and nothing cut
         self.averages: list[Tensor] = [w.detach().clone() for w in self.weights]
         self._probes = Hutchinson().draw(self.x, GlobalNoise())
 

@@ -142,7 +142,8 @@ def build(config: Config) -> Parts:
             f"trainer.accumulate_grad_batches={accumulated}: weights are validated, and saved, between whole steps"
         )
     node = config["data"]
-    batches = DataModule(data, node["batch_size"], seed, node.get("examples"), node.get("resident", True))
+    options = {key: node[key] for key in ("examples", "resident", "flip", "dequantise") if key in node}
+    batches = DataModule(data, node["batch_size"], seed, **options)
     return Parts(module, batches, trainer)
 
 

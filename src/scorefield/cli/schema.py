@@ -38,6 +38,8 @@ class DataNode(TypedDict):
     label_dropout: NotRequired[float]
     examples: NotRequired[int | None]
     resident: NotRequired[bool]  # images: whether the training split lives on the training device
+    flip: NotRequired[bool]  # images: whether training mirrors them at random
+    dequantise: NotRequired[bool]  # images: whether training spreads grey levels
 
 
 class OptimNode(TypedDict):

@@ -30,6 +30,8 @@ class TrainingStream:
         world_size: number of processes; divides ``batch_size``.
         start: number of the first batch.
         device: where batches are made; None is where the split is.
+        flip: mirror each image from left to right with probability 1/2.
+        dequantise: spread grey levels uniformly over their intervals; otherwise they are the intervals' middles.
     """
 
     def __init__(
@@ -42,12 +44,15 @@ class TrainingStream:
         world_size: int = 1,
         start: int = 0,
         device: torch.device | None = None,
+        flip: bool = False,
+        dequantise: bool = True,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"data.batch_size={batch_size} counts all processes and must be divisible by {world_size}")
         self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
         self.device = split.x.device if device is None else device
+        self.flip, self.dequantise = flip, dequantise
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def indices(self, number: int) -> Tensor:
@@ -72,7 +77,11 @@ class TrainingStream:
         index = self.indices(number).to(self.split.x.device)
         examples = self.split[index].to(self.device)
         noise = StreamNoise(self.seed, "dequantise", self.rank, number)
-        batch = {"x": self.data.to_model(examples.x, noise), "index": index.to(self.device)}
+        x = self.data.to_model(examples.x, noise) if self.dequantise else self.data.observable(examples.x)
+        if self.flip:
+            coins = StreamNoise(self.seed, "flip", self.rank, number).uniform_like(x[:, :1, :1, :1])
+            x = torch.where(coins < 0.5, x.flip(3), x)
+        batch = {"x": x, "index": index.to(self.device)}
         if examples.labels is not None:
             batch["label"] = examples.labels
         return batch
@@ -93,19 +102,37 @@ class DataModule(pl.LightningDataModule):
         seed: seed of the order and of the dequantisation.
         examples: train on the first so many examples only; None takes them all.
         resident: keep the training split on the training device; otherwise each batch is moved there.
+        flip: in training, mirror each image from left to right with probability 1/2.
+        dequantise: in training, spread grey levels uniformly over their intervals; otherwise they are the intervals'
+            middles, as the published networks saw them.
+
+    Raises:
+        ValueError: the batch is empty, or the data are no images to flip or have no grey levels to spread.
     """
 
     def __init__(
-        self, data: Data, batch_size: int, seed: int = 0, examples: int | None = None, resident: bool = True
+        self,
+        data: Data,
+        batch_size: int,
+        seed: int = 0,
+        examples: int | None = None,
+        resident: bool = True,
+        flip: bool = False,
+        dequantise: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if flip and len(data.shape) != 3:
+            raise ValueError(f"flip={flip} mirrors images, but examples of {data.name} have shape {list(data.shape)}")
+        if not dequantise and data.levels is None:
+            raise ValueError(f"dequantise={dequantise} is about grey levels, and {data.name} holds continuous data")
         self.data = data
         self.batch_size = batch_size
         self.seed = seed
         self.examples = examples
         self.resident = resident
+        self.flip, self.dequantise = flip, dequantise
 
     @cached_property
     def train_split(self) -> Split:
@@ -135,6 +162,8 @@ class DataModule(pl.LightningDataModule):
             trainer.world_size,
             start=trainer.fit_loop.total_batch_idx + 1,
             device=device,
+            flip=self.flip,
+            dequantise=self.dequantise,
         )
 
     # Evaluators read their split themselves, sharded over processes without padding; Lightning's evaluation loops are

@@ -27,20 +27,43 @@ class Profile(ABC):
 
 @dataclass(frozen=True)
 class Exponential(Profile):
-    """beta = min(decay, (1 + n) / (10 + n)) at update n: the warm-up lets short runs forget the initial weights.
+    """beta = min(rate, (1 + n) / (10 + n)) at update n: the warm-up lets short runs forget the initial weights.
 
     Args:
         rate: final decay per optimiser step, in [0, 1).
+        warm_up: False for beta = rate from the start, as NCSNv2 was trained.
     """
 
     rate: float = 0.9999
+    warm_up: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
             raise ValueError(f"rate={self.rate} must be in [0, 1)")
 
     def decay(self, update: int) -> float:
-        return min(self.rate, (1 + update) / (10 + update))
+        return min(self.rate, (1 + update) / (10 + update)) if self.warm_up else self.rate
+
+
+@dataclass(frozen=True)
+class HalfLife(Profile):
+    """beta = 2^(-1/h) at update n, with h = min(half_life, ramp (n - 1)) updates (Karras et al. 2022, their code).
+
+    Args:
+        half_life: final h, > 0, in optimiser steps: images over the batch size.
+        ramp: share of the training so far that h may be, > 0; the first update takes the weights as they are.
+    """
+
+    half_life: float = 1000.0
+    ramp: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.half_life <= 0 or self.ramp <= 0:
+            raise ValueError(f"half_life={self.half_life} and ramp={self.ramp} must be positive")
+
+    def decay(self, update: int) -> float:
+        h = min(self.half_life, self.ramp * (update - 1))
+        return 0.5 ** (1 / h) if h > 0 else 0.0
 
 
 @dataclass(frozen=True)
