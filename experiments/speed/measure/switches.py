@@ -33,13 +33,14 @@ def settings(name: str, override: str, batch: int, repeats: int, device: torch.d
     for what, changes in (
         ("channels_last", ["compute.channels_last=true"]),
         ("channels_last and winograd", ["compute.channels_last=true", "compute.winograd=true"]),
+        ("channels_last and fused_norms", ["compute.channels_last=true", "compute.fused_norms=true"]),
         ("recompute", ["compute.recompute=true"]),
         ("bf16", ["compute.bf16=true"]),
     ):
         if what == "bf16" and device.type == "cpu" and batch == 4:
             continue  # where the processor has no such arithmetic, a step of NCSN++ takes minutes
-        if "winograd" in what and device.type == "cuda":
-            continue  # cuDNN has its own
+        if what.startswith("channels_last and") and device.type == "cuda":
+            continue  # C for the CPU; cuDNN has its own
         work = Work([override, *changes], batch, device)
         turns = in_turn(work.step, plain.step, repeats, device)
         yield Line.of("settings", f"{name}: training step, {what}", "compute=plain", turns, "s", f"batch {batch}")
@@ -47,16 +48,22 @@ def settings(name: str, override: str, batch: int, repeats: int, device: torch.d
         gc.collect()
 
 
-def huge_pages(repeats: int) -> Line:
-    """A training step of a process whose torch asks the system for huge pages, set against one that does not."""
+def of_the_process(repeats: int) -> Iterator[Line]:
+    """What holds for a whole process, so that each step has one of its own: huge pages, and memory that is kept."""
     override, batch = NETWORKS["NCSN++"]
-    with_them, without = (
-        lambda value=value: steps(batch, [override, "compute=cpu"], {"THP_MEM_ALLOC_ENABLE": value})["seconds"]
-        for value in ("1", "0")
-    )
-    turns = [(with_them(), without()) for _ in range(repeats)]
-    what = "NCSN++: training step, compute=cpu and THP_MEM_ALLOC_ENABLE=1"
-    return Line.of("settings", what, "compute=cpu", turns, "s", f"batch {batch}, a process each")
+
+    def seconds(pages: str, keep: str) -> float:
+        overrides = [override, "compute=cpu", f"compute.keep_memory={keep}"]
+        return float(steps(batch, overrides, {"THP_MEM_ALLOC_ENABLE": pages})["seconds"])
+
+    for what, against, ours, other in (
+        ("compute=cpu and THP_MEM_ALLOC_ENABLE=1", "compute=cpu", ("1", "true"), ("0", "true")),
+        ("compute=cpu", "compute=cpu compute.keep_memory=false", ("0", "true"), ("0", "false")),
+    ):
+        turns = [(seconds(*ours), seconds(*other)) for _ in range(repeats)]
+        yield Line.of(
+            "settings", f"NCSN++: training step, {what}", against, turns, "s", f"batch {batch}, a process each"
+        )
 
 
 def measure(repeats: int, device: torch.device) -> Iterator[Line]:
@@ -65,4 +72,4 @@ def measure(repeats: int, device: torch.device) -> Iterator[Line]:
         yield from optimizers(name, override, batch, repeats, device)
         yield from settings(name, override, batch, repeats, device)
     if device.type == "cpu":
-        yield huge_pages(repeats)
+        yield from of_the_process(repeats)
