@@ -24,7 +24,7 @@ class Exit(IntEnum):
     NUMERICS = 70  # a number was not finite, or a solver could not go on: starting again changes nothing
     STORAGE = 74  # the disk is full or cannot be written; the last checkpoint is whole, `scorefield resume` goes on
     PREEMPTED = 75  # told to stop, saved: run the same command again
-    INTERRUPTED = 130  # Ctrl-C
+    INTERRUPTED = 130  # Ctrl-C; a run in training has saved itself, as if preempted
 
 
 class UserError(Exception):

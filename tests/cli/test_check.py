@@ -236,6 +236,11 @@ MISTAKES = {
         ["experiment=digits_cond", "guidance=classifier", "guidance.classifier.run_dir=nonesuch"],
         "guidance.classifier: UserError: nonesuch is not a run",
     ),
+    "few samples": (
+        ["callbacks.quality.n_final=5"],
+        "callbacks.quality.n_final=5 are too few samples to measure quality; give at least 10",
+    ),
+    "one sample": (["callbacks.quality.n=1"], "callbacks.quality.n=1 are too few samples to measure quality"),
     "labels left out of none": (["data.label_dropout=0.1"], "data.label_dropout=0.1 leaves out labels that nobody is"),
     "labels always left out": (["experiment=digits_cond", "data.label_dropout=1"], "data.label_dropout=1 is a prob"),
     "field for a classifier": (

@@ -218,7 +218,7 @@ def test_images_from_files_survive_one_batch(tmp_path, monkeypatch):
     monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
     monkeypatch.delenv("SCOREFIELD_INCEPTION", raising=False)
     tiny = ["net.channels=8", "net.blocks=1", "data.batch_size=4", "net.attention=[]", "callbacks.likelihood.n_final=2"]
-    few = ["callbacks.quality.n_final=4", "++data.dataset.held_out=10"]
+    few = ["callbacks.quality.n_final=10", "++data.dataset.held_out=10"]
     config = small("experiment=mnist", *tiny, *few, run_dir=tmp_path / "run")
     with pytest.warns(UserWarning, match="left out"):
         execute(config, RunDir(tmp_path / "run"))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from scorefield.cli import evaluate, images, stats
 from scorefield.cli.app import run_app
-from scorefield.data import Digits
+from scorefield.data import Digits, Split
 from scorefield.errors import BadFileError, UserError
 from scorefield.metrics.features import DigitFeatures
 from scorefield.metrics.fidelity import kernel_distance, precision_recall
@@ -104,6 +104,10 @@ def test_moments_alone_give_the_distance_alone_and_say_so(tmp_path, monkeypatch,
         (["images=x", "reference=REFERENCE", "extractor=inception"], "the Inception weights are not at"),
         (["images=nowhere", "reference=REFERENCE", "extractor=digits"], "nowhere does not exist"),
         (["images=nowhere.npz", "reference=REFERENCE", "extractor=digits"], "nowhere.npz is not there"),
+        (["images=x", "n=10"], "n is about the weights of a run, and images=x has none"),
+        (["images=x", "weights=raw"], "weights is about the weights of a run"),
+        (["images=x", "sampler=ddim"], "sampler is about the weights of a run"),
+        (["images=x", "only=[quality]"], "only is about the weights of a run"),
     ],
 )
 def test_mistakes_are_answered_in_words(monkeypatch, reference, capsys, arguments, words):
@@ -113,6 +117,27 @@ def test_mistakes_are_answered_in_words(monkeypatch, reference, capsys, argument
         command(monkeypatch, evaluate, "evaluate", *(a.replace("REFERENCE", str(reference)) for a in arguments))
     assert end.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_other_images_at_the_same_place_are_another_measurement(tmp_path, monkeypatch, reference, capsys):
+    """Neither is lost; the same again is the same, and few images are refused."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["images=x.npy", f"reference={reference}", "extractor=digits"]
+    for first in (0, 50, 50):
+        np.save("x.npy", DATA.train().x[first : first + 50].numpy())
+        command(monkeypatch, evaluate, "evaluate", *asked)
+    records = [Result.read(path) for path in (tmp_path / "outputs" / "images").glob("*/result.json")]
+    assert len(records) == len({r.metrics["fd_digits"].value for r in records}) == 2
+    hashes = {r.metrics["fd_digits"].protocol["images_hash"] for r in records}
+    assert hashes == {Split(DATA.train().x[first : first + 50]).checksum() for first in (0, 50)}
+    named = [*asked, "out=record"]
+    command(monkeypatch, evaluate, "evaluate", *named)
+    np.save("x.npy", DATA.train().x[:9].numpy())
+    for words in ("images=x.npy are 9, too few to measure; give at least 10", "record holds another measurement"):
+        with pytest.raises(SystemExit):
+            command(monkeypatch, evaluate, "evaluate", *named)
+        assert words in capsys.readouterr().err
+        np.save("x.npy", DATA.train().x[:40].numpy())
 
 
 def test_statistics_are_not_overwritten_and_of_the_right_images(tmp_path, monkeypatch, reference, capsys):

@@ -11,11 +11,13 @@ from PIL import Image
 
 from scorefield.cli import edit, sample
 from scorefield.cli.pictures import Given, spread
-from scorefield.cli.runs import load_run
+from scorefield.cli.runs import load_run, newest_checkpoint
 from scorefield.data import Digits
 from scorefield.errors import BadFileError, UserError
+from scorefield.metrics.features import file_hash
 from scorefield.records.files import write_atomically
-from tests.training.tiny import compose_config, digits, fit
+from scorefield.records.rundir import RunDir
+from tests.training.tiny import classifier, compose_config, digits, fit
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +189,77 @@ def test_an_edit_that_cannot_be_made_is_refused(run, tmp_path):
     with pytest.raises(UserError, match=r"already holds edited pictures"):
         drawn(run, tmp_path / "done", "examples=1", command="edit")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_protocol_says_which_class_and_which_weights(run, tmp_path):
+    """The first class too; and the weights by what their checkpoint holds."""
+    arguments = ["n=2", "sampler=ddim", "sampler.steps=1"]
+    _, zeroth, _ = drawn(run, tmp_path / "zeroth", *arguments, "label=0")
+    assert zeroth["label"] == 0
+    newest = newest_checkpoint(RunDir(run))
+    assert (zeroth["checkpoint"], zeroth["checkpoint_hash"]) == (newest.name, file_hash(newest))
+    _, first, _ = drawn(run, tmp_path / "first", *arguments, "label=1")
+    assert first["label"] == 1
+    assert {key for key in zeroth if zeroth[key] != first[key]} == {"label"}
+
+
+def test_samples_are_kept_whatever_becomes_of_the_picture(run, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "save_png", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        drawn(run, tmp_path / "out", "n=2", "sampler=ddim", "sampler.steps=1")
+    assert np.load(tmp_path / "out" / "samples.npz")["samples"].shape == (2, 1, 8, 8)
+    assert json.loads((tmp_path / "out" / "protocol.json").read_text())["n"] == 2
+
+
+@pytest.mark.parametrize("command", ["sample", "edit"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(run, tmp_path, monkeypatch, command):
+    def worked(*_, **__):
+        pytest.fail("it worked before it looked")
+
+    monkeypatch.setattr(sample, "draw", worked)
+    monkeypatch.setattr(edit, "make", lambda _: worked)
+    (tmp_path / "file").write_text("here already")
+    arguments = ["n=2", "sampler=ddim"] if command == "sample" else ["examples=1"]
+    with pytest.raises(UserError, match=r"out=.*file is no folder that can be written to: .*; give another out"):
+        drawn(run, tmp_path / "file", *arguments, command=command)
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory):
+    """A model that knows no classes, and a classifier under the same schedule."""
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("steered")
+    for name, make in (("model", digits), ("classifier", classifier)):
+        config = make(folder / name, "steps=2")
+        config["callbacks"] = dict.fromkeys(config["callbacks"]) | {"checkpoint": config["callbacks"]["checkpoint"]}
+        fit(config)
+        write_atomically(folder / name / "config.yaml", yaml.safe_dump(config).encode())
+    return folder
+
+
+def test_a_classifier_steers_a_model_that_knows_no_classes(steered, tmp_path):
+    """As docs/inverse_problems.md has it: the class goes to the classifier alone."""
+    by = ["guidance=classifier", f"guidance.classifier.run_dir={steered / 'classifier'}", "guidance.scale=30"]
+    usual = ["n=2", "sampler=ddim", "sampler.steps=3"]
+    found = {
+        label: drawn(steered / "model", tmp_path / str(label), *usual, *by, f"label={label}")[0]["samples"]
+        for label in (2, 3)
+    }
+    assert not np.array_equal(found[2], found[3])
+    with pytest.raises(UserError, match="guidance steers towards a class; give label"):
+        drawn(steered / "model", tmp_path / "none", *usual, *by)
+    with pytest.raises(UserError, match=r"label=3 was asked for, but digits was trained without classes; .*guidance"):
+        drawn(steered / "model", tmp_path / "none", *usual, "label=3")
+    with pytest.raises(UserError, match="classifier is a classifier, which knows classes of samples and no samples"):
+        drawn(steered / "classifier", tmp_path / "none", *usual, "label=3")
+    _, protocol, _ = drawn(
+        steered / "model", tmp_path / "edited", "examples=2", *by, "label=3", "edit.copies=1", command="edit"
+    )
+    assert protocol["label"] == 3
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_run_has_learnt_without_labels_too(run):

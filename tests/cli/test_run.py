@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,12 @@ def test_a_finished_run_is_not_trained_again(copy, capsys):
 
 @pytest.mark.parametrize("other", ["net.width=8", "seed=1", "optim.optimizer.lr=0.5"])
 def test_a_directory_with_another_run_is_refused(copy, other):
-    with pytest.raises(UserError, match="another run_dir, or fresh=true"):
+    """By the setting that differs, and what it is in either."""
+    key, value = other.split("=")
+    found = (
+        rf"another configuration \({re.escape(key)}: [0-9.e-]+ there, {value} here\); give another run_dir, or fresh"
+    )
+    with pytest.raises(UserError, match=found):
         again(copy, other)
 
 
@@ -152,6 +158,12 @@ def test_an_evaluation_runs_the_callbacks_that_it_is_asked_for(finished):
     part = evaluate.evaluation_config(stored, {**asked, "only": ["samples"]})
     assert part["callbacks"] == {"samples": whole["callbacks"]["samples"]}
     assert fingerprint(part) != fingerprint(whole)
+    with pytest.raises(UserError, match=r"only=\[\] measures nothing"):
+        evaluate.evaluation_config(stored, {**asked, "only": []})
+    for option in ({"n": 7}, {"likelihood": {"_target_": "x"}}, {"extractor": {"_target_": "x"}}):
+        (name,) = option
+        with pytest.raises(UserError, match=f"{name} was given, and nothing that is measured here takes it: samples;"):
+            evaluate.evaluation_config(stored, {**asked, **option, "only": ["samples"]})
     # `likelihood` is switched off in this run
     with pytest.raises(UserError, match=r"only=likelihood is no callback of this run, which has .*samples"):
         evaluate.evaluation_config(stored, {**asked, "only": ["samples", "likelihood"]})

@@ -109,6 +109,17 @@ def test_seeds_are_put_together(grid):
         assert group.metrics["recall"].mean == pytest.approx(np.mean([1 / (1 + v) for v in expected]), rel=1e-15)
 
 
+def test_seeds_are_put_together_though_other_runs_lack_the_part(grid):
+    """A run without the callback has no seed for it; the others' are their own still."""
+    whole = make_run(grid / "bare-0", 0, 2.0) / "config.yaml"
+    content = yaml.safe_load(whole.read_text())
+    content["callbacks"] = {}
+    whole.write_text(yaml.safe_dump(content))
+    found = comparison(grid)
+    assert sorted(len(group.runs) for group in found.groups) == [1, 2, 2, 2]
+    assert not any("seed" in str(value) for group in found.groups for value in group.settings.values())
+
+
 def test_a_single_seed_has_no_deviation(tmp_path):
     make_run(tmp_path / "a", 0, 1.0)
     (group,) = comparison(tmp_path).groups

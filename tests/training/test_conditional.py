@@ -1,12 +1,15 @@
 """Class-conditional runs: labels left out, classifiers, and how samples are judged by class."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from scorefield.cli.evaluate import evaluation_config
 from scorefield.cli.runs import build, newest_checkpoint
 from scorefield.metrics.features import DigitFeatures
-from scorefield.models import Classifier, Guided, Parametrization
+from scorefield.models import Classifier, ClassifierGuided, Guided, Parametrization
 from scorefield.models.parametrization import LogRatio, UnitVariance
 from scorefield.nets import ClassifierConv, ClassifierMLP, Fourier
 from scorefield.noise import StreamNoise
@@ -14,6 +17,7 @@ from scorefield.objectives import CrossEntropy
 from scorefield.records.rundir import RunDir
 from scorefield.schedules import EDM, VP
 from scorefield.times import Uniform
+from scorefield.training.callbacks.evaluator import Occasion
 from scorefield.training.callbacks.samples import draw
 from scorefield.training.module import ScoreModule
 from tests.conftest import inside
@@ -121,6 +125,17 @@ def test_evaluation_takes_another_guidance(run):
     adapted = evaluation_config(old, asked)
     assert adapted["callbacks"]["quality"]["guidance"]["low"] == 0.3
     assert "guidance" not in adapted["callbacks"]["likelihood"]
+
+
+def test_a_steered_model_is_asked_for_classes_though_it_knows_none():
+    """By a classifier; nothing else tells an unconditional model anything."""
+    data = SimpleNamespace(data=SimpleNamespace(classes=3))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    for conditional in (False, True):
+        occasion = Occasion(trainer, SimpleNamespace(conditional=conditional), None, "ema", data, final=True)
+        assert occasion.wanted([0, 4, 5], partial(ClassifierGuided, classifier=None))["label"].tolist() == [0, 1, 2]
+        for guidance in (None, partial(Guided)):
+            assert (occasion.wanted([0], guidance) is not None) == conditional
 
 
 def test_a_classifier_trains_to_the_posterior_of_two_gaussians():

@@ -15,12 +15,12 @@ from scorefield.training.callbacks import Evaluator, Preemption
 from tests.training.test_resume import same_run
 from tests.training.tiny import differences, fit, journal, metrics, plane
 
-SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2]
 QUIET = ["callbacks.likelihood=null", "callbacks.checkpoint.every=99"]
 
 
 class Told(pl.Callback):
-    """Sends a signal to its own process in the middle of a step, and a second one while the checkpoint is written."""
+    """Sends a signal to its own process in the middle of a step, and another one while the checkpoint is written."""
 
     def __init__(self, step: int, number: int = signal.SIGTERM, hook: str = "on_before_optimizer_step") -> None:
         self.step, self.number = step, number
@@ -31,7 +31,7 @@ class Told(pl.Callback):
             os.kill(os.getpid(), self.number)
 
     def on_save_checkpoint(self, trainer, *_) -> None:
-        os.kill(os.getpid(), self.number)
+        os.kill(os.getpid(), signal.SIGTERM if self.number == signal.SIGINT else self.number)
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +54,37 @@ def test_a_signal_in_a_step_and_another_while_it_saves(tmp_path, number):
     """It is the fourth step that ends; nothing else is a multiple of the checkpoints' own interval."""
     fit(plane(tmp_path / "whole", *QUIET))
     config = plane(tmp_path / "told", *QUIET)
-    assert stopped(config, Told(5, number)) == Exit.PREEMPTED == 75
+    code = stopped(config, Told(5, number))
+    assert code == (130 if number == signal.SIGINT else 75)
     run = RunDir(tmp_path / "told")
     assert [p.name for p in run.checkpoint(6).parent.iterdir()] == ["step-00000006.ckpt"]
     fit(config, newest_checkpoint(run))
     same_run(tmp_path / "whole", tmp_path / "told")
+
+
+class Interrupted(pl.Callback):
+    """Ctrl-C in the middle of a step, so many times."""
+
+    def __init__(self, step: int, times: int) -> None:
+        self.step, self.times = step, times
+
+    def on_before_optimizer_step(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_says_so(tmp_path, capsys):
+    config = plane(tmp_path, *QUIET)
+    assert stopped(config, Interrupted(5, 1)) == Exit.INTERRUPTED == 130
+    assert newest_checkpoint(RunDir(tmp_path)) == RunDir(tmp_path).checkpoint(6)
+    assert "saved at step 6; the same command, or scorefield resume, goes on" in capsys.readouterr().err
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path):
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        fit(plane(tmp_path, *QUIET), None, Interrupted(5, 2))
+    assert RunDir(tmp_path).checkpoints() == []
 
 
 def test_under_slurm_it_is_the_same(tmp_path, monkeypatch):

@@ -24,6 +24,27 @@ from scorefield.records.files import write_atomically
 from scorefield.records.report import write_report
 from scorefield.records.rundir import RunDir
 
+# What is asked of a run's evaluation alone, with what it is where nobody asked.
+_OF_A_RUN: dict[str, Any] = {
+    "sampler": None,
+    "guidance": {},
+    "likelihood": None,
+    "dequantisation": None,
+    "only": None,
+    "n": None,
+    "weights": "ema",
+}
+# Options of an evaluation that go to callbacks, and the argument that takes them there.
+_TAKEN_AS = {
+    "sampler": "sampler",
+    "guidance": "guidance",
+    "likelihood": "flow",
+    "dequantisation": "dequantisation",
+    "n": "n_final",
+    "extractor": "extractor",
+    "reference": "reference",
+}
+
 
 def main(config: DictConfig) -> None:
     """Evaluate the newest checkpoint and write a record of its own below the run's directory."""
@@ -34,6 +55,11 @@ def main(config: DictConfig) -> None:
             "give either run_dir=RUN_DIR or images=FOLDER_OR_FILE: whose weights, or which images, to measure"
         )
     if asked["images"] is not None:
+        for key, default in _OF_A_RUN.items():
+            if asked.get(key) not in (None, {}, default):
+                raise UserError(
+                    f"{key} is about the weights of a run, and images={asked['images']} has none; leave it away"
+                )
         images.main({str(key): value for key, value in asked.items()})
         return
     run = RunDir(Path(asked["run_dir"]))
@@ -69,9 +95,13 @@ def evaluation_config(stored: Config, asked: Config) -> dict[str, Any]:
         config["ema"] = None
     config["seed"] = asked["seed"]
     config["guidance"] = asked.get("guidance") or stored.get("guidance")
+    wanted = _wanted(stored["callbacks"], asked["only"])
+    for name in _TAKEN_AS:
+        if (asked.get(name) or None) is not None and not any(node and name in _takes(node) for node in wanted.values()):
+            measured = ", ".join(key for key, node in wanted.items() if node) or "nothing"
+            raise UserError(f"{name} was given, and nothing that is measured here takes it: {measured}; leave it away")
     config["callbacks"] = {
-        name: None if node is None else _adapted(node, asked)
-        for name, node in _wanted(stored["callbacks"], asked["only"]).items()
+        name: None if node is None else _adapted(node, asked) for name, node in wanted.items()
     } | asked.get("callbacks", {})
     return config
 
@@ -80,6 +110,8 @@ def _wanted(callbacks: Config, only: list[str] | None) -> Config:
     """The callbacks that were asked for, by name; all where none was."""
     if only is None:
         return callbacks
+    if not only:
+        raise UserError("only=[] measures nothing; name callbacks of the run, or leave it away for all of them")
     known = sorted(name for name, node in callbacks.items() if node is not None)
     for name in only:
         if name not in known:
@@ -87,31 +119,25 @@ def _wanted(callbacks: Config, only: list[str] | None) -> Config:
     return {name: callbacks[name] for name in only}
 
 
-def _adapted(node: Config, asked: Config) -> dict[str, Any]:
-    """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
-    new = dict(node)
+def _takes(node: Config) -> set[str]:
+    """The options that a callback takes."""
     drawn = "sampler" in node
-    belongs = {
+    takes = {
         "sampler": drawn,
         "guidance": drawn,
-        "flow": "flow" in node,
+        "likelihood": "flow" in node,
         "dequantisation": "flow" in node or "bound" in node,
-        "n_final": drawn and "n_final" in node,
+        "n": drawn and "n_final" in node,
         "extractor": "extractor" in node,
         "reference": "extractor" in node,
     }
-    for key, name in {
-        "sampler": "sampler",
-        "guidance": "guidance",
-        "flow": "likelihood",
-        "dequantisation": "dequantisation",
-        "n_final": "n",
-        "extractor": "extractor",
-        "reference": "reference",
-    }.items():
-        value = asked.get(name) or None
-        if value is not None and belongs[key]:
-            new[key] = value
+    return {name for name, does in takes.items() if does}
+
+
+def _adapted(node: Config, asked: Config) -> dict[str, Any]:
+    """A callback's configuration with another sampler, solver, seed or number of samples, where it has one."""
+    given = {name for name in _TAKEN_AS if (asked.get(name) or None) is not None}
+    new = {**node, **{_TAKEN_AS[name]: asked[name] for name in given & _takes(node)}}
     if "seed" in new:
         new["seed"] = asked["seed"]
     return new

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.cli.places import writing_to
 from scorefield.cli.runs import fingerprint
 from scorefield.cli.stats import extracted, make_extractor
+from scorefield.data import Split
 from scorefield.data.files import image_set, stored_arrays
 from scorefield.data.transforms import from_uint8
 from scorefield.errors import BadFileError, UserError
 from scorefield.metrics.features import FeatureExtractor, file_hash
-from scorefield.metrics.fidelity import fidelity
+from scorefield.metrics.fidelity import FEWEST, fidelity
 from scorefield.metrics.frechet import frechet_distance
 from scorefield.metrics.reference import Reference
 from scorefield.records.result import Measurement, Result, git_state, versions
@@ -77,29 +79,36 @@ def main(asked: dict[str, Any]) -> None:
     for name, example in (("reference", "FILE, as `scorefield stats` writes it"), ("extractor", "inception")):
         if asked.get(name) is None:
             raise UserError(f"images={path} is measured against a reference; give {name}={example}")
-    out = Path(asked["out"] or Path("outputs") / "images" / f"{path.stem}-{fingerprint(asked)}")
     start = time.monotonic()
     reference = Reference.load(Path(asked["reference"]), asked["reference_n"])
     extractor = make_extractor(asked["extractor"], asked["device"])
     reference.require(extractor, Path(asked["reference"]))
     images = read(path, extractor.levels)
-    metrics = measure(extractor, images, reference, asked["standardise"], asked["seed"])
-    named = {
+    if len(images) < FEWEST:
+        raise UserError(f"images={path} are {len(images)}, too few to measure; give at least {FEWEST}")
+    content = Split(images).checksum()  # other images at the same place are another measurement
+    named = fingerprint({**asked, "out": None, "images_hash": content})
+    out = Path(asked["out"] or Path("outputs") / "images" / f"{path.stem}-{named}")
+    if (out / "result.json").exists() and Result.read(out / "result.json").config_hash != named:
+        raise UserError(f"{out} holds another measurement; give another out")
+    with writing_to(out):
+        metrics = measure(extractor, images, reference, asked["standardise"], asked["seed"])
+    origin = {
         "images": str(path),
+        "images_hash": content,
         "reference": asked["reference"],
         "reference_hash": file_hash(Path(asked["reference"])),
     }
     result = Result(
         experiment=path.name,
         seed=asked["seed"],
-        config_hash=fingerprint(asked),
-        metrics={key: Measurement(m.value, {**m.protocol, **named}, m.better) for key, m in metrics.items()},
+        config_hash=named,
+        metrics={key: Measurement(m.value, {**m.protocol, **origin}, m.better) for key, m in metrics.items()},
         cost={"evaluation_seconds": round(time.monotonic() - start, 2), "images": len(images)},
         versions=versions(),
         git=git_state(),
         command=shlex.join(["scorefield", Path(sys.argv[0]).stem, *sys.argv[1:]]),
     )
-    out.mkdir(parents=True, exist_ok=True)
     result.write(out / "result.json")
     if reference.features is None:
         print(f"{asked['reference']} holds moments alone: kernel distance, precision and recall are left out")

@@ -1,22 +1,32 @@
 """scorefield recipe: NCSNv2's ladder, step size and number of levels, computed from a data set."""
 
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from scorefield.cli.app import run_app
 from scorefield.cli.runs import UserError, make_data
 from scorefield.noise import StreamNoise
-from scorefield.techniques import Recipe, ncsnv2
+from scorefield.techniques import Recipe, ladder_ratio, ncsnv2
 
 
-def options(recipe: Recipe) -> str:
-    """The recipe as options of `scorefield train`."""
+def options(recipe: Recipe, chosen: Sequence[str]) -> str:
+    """The recipe as a command.
+
+    Args:
+        recipe: what was computed.
+        chosen: options that say of which data, and what they need.
+    """
     ladder = f"schedule=ladder schedule.sigma_min={recipe.sigma_min:g} schedule.sigma_max={recipe.sigma_max:.5g}"
     levels = f"times=ladder times.levels={recipe.levels} parametrization=ladder"
     step = f"sampler.corrector.step_size.epsilon={recipe.epsilon:.4g}"
     return " \\\n  ".join(
         [
-            f"scorefield train {ladder}",
+            shlex.join(["scorefield", "train", *chosen]) + f" {ladder}",
             f"{levels} parametrization.label.levels={recipe.levels} objective=score_sde",
             f"sampler=annealed_langevin sampler.steps={recipe.levels} sampler.corrections={recipe.corrections}",
             f"{step} sampler.corrector.step_size.sigma_min={recipe.sigma_min:g} sampler.denoise_last=true",
@@ -45,7 +55,11 @@ def main(config: DictConfig) -> None:
         f"  epsilon      {recipe.epsilon:.4g}  variance after {recipe.corrections} steps at a level is "
         f"{recipe.excess:.4f} of the level's"
     )
-    print(options(recipe))
+    if not math.isfinite(ladder_ratio(dims, asked["overlap"])):
+        print(f"  in {dims} dimensions no ratio overlaps by as little as {asked['overlap']:g}: levels halve")
+    # Points in the plane have networks and pictures of their own, which the default experiment has not.
+    plane = [] if x[0].ndim == 3 else ["net=mlp", "callbacks=toy"]
+    print(options(recipe, [a for a in sys.argv[1:] if a.startswith(("data=", "data."))] + plane))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """From a resolved configuration to the objects of a run, and from a run's directory back to its model."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +35,42 @@ Weights = Literal["ema", "raw"]
 
 # What says where a run is kept or how it is started, but not what it computes.
 _PLACE = ("run_dir", "outputs", "fresh", "seed", "objective_metric")
+_FEW = 4  # differences that a message names
 
 
 def fingerprint(config: Config) -> str:
     """Eight hexadecimal digits that name what a configuration computes, whatever its seed and place."""
     named = {key: value for key, value in config.items() if key not in _PLACE}
     return config_hash({key: _without_place(value, config) for key, value in named.items()})[:8]
+
+
+def unlike(config: Config, other: Config) -> str:
+    """The settings in which what two configurations compute differs, seed included: the first few, key by key."""
+    ours, theirs = (
+        dict(_flat({k: _without_place(v, c) for k, v in c.items() if k not in _PLACE or k == "seed"}))
+        for c in (config, other)
+    )
+    absent = "not there"
+    apart = {
+        key: (theirs.get(key, absent), ours.get(key, absent))
+        for key in {**theirs, **ours}
+        if ours.get(key, absent) != theirs.get(key, absent)
+    }
+    told = [  # once, where it is interpolated elsewhere
+        f"{key}: {there} there, {here} here"
+        for key, (there, here) in apart.items()
+        if not any(key.endswith(f".{other}") and values == (there, here) for other, values in apart.items())
+    ]
+    return "; ".join(told[:_FEW]) + (f"; and {len(told) - _FEW} more" if len(told) > _FEW else "")
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a configuration by dotted key."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
 
 def _without_place(value: Any, config: Config) -> Any:

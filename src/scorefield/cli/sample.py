@@ -7,15 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 from torch import Tensor
 
 from scorefield.cli.app import refuse, run_app
 from scorefield.cli.pictures import Observation, complete, spread
-from scorefield.cli.runs import UserError, fingerprint, load_run, make, make_data, stored_config
+from scorefield.cli.places import save_arrays, unused, writing_to
+from scorefield.cli.runs import (
+    Config,
+    UserError,
+    fingerprint,
+    load_run,
+    make,
+    make_data,
+    newest_checkpoint,
+    stored_config,
+)
 from scorefield.data import Data
-from scorefield.models import ScoreModel
+from scorefield.metrics.features import file_hash
+from scorefield.models import Classifier, ClassifierGuided, ScoreModel
 from scorefield.records.figures import scatter2d
 from scorefield.records.files import write_atomically
 from scorefield.records.pictures import image_rows, save_gif, save_png
@@ -33,25 +45,45 @@ def main(config: DictConfig) -> None:
     stored = stored_config(run)
     node = asked.get("sampler") or stored["sampler"]
     refuse({**stored, "sampler": node, "guidance": asked["guidance"]}, "drawing", f"sampling from {run.path}")
-    told = {"sampler": node, **{key: asked[key] for key in _ASKED if asked[key]}}
-    out = Path(asked["out"] or run.path / "drawn" / f"{fingerprint(told)}-seed{asked['seed']}")
-    if (out / "samples.npz").exists():
-        raise UserError(f"{out} already holds samples; give another out")
+    told = {
+        "sampler": node,
+        **{key: asked[key] for key in _ASKED if asked[key] or (key, asked[key]) == ("label", 0)},
+        **weights_of(run),
+    }
+    place = asked["out"] or run.path / "drawn" / f"{fingerprint(told)}-seed{asked['seed']}"
+    out = unused(place, "samples.npz", "samples")
     data = make_data(stored)
     observation = Observation.made(asked, data) if asked["observation"] else None
     device = torch.device(asked["device"])
-    model = steered(load_run(run.path, asked["weights"]), asked, observation).to(device)
+    label = known_label(asked["label"], stored, data.classes, steers_by_a_classifier(asked["guidance"]))
+    model = load_run(run.path, asked["weights"])
+    if isinstance(model, Classifier):
+        raise UserError(
+            f"{run.path} is a classifier, which knows classes of samples and no samples; name it in "
+            f"guidance=classifier guidance.classifier.run_dir={run.path}, and give the run of a model as run_dir"
+        )
+    model = steered(model, asked, observation).to(device)
     drawing = Drawing(model, constrained(make(node), asked, observation), data, device, asked["seed"])
-    label = known_label(asked["label"], stored, data.classes)
-    samples, nfe = drawing.batches(asked["n"], asked["batch_size"], label, observation)
-    out.mkdir(parents=True, exist_ok=True)
-    if observation is None:
-        drawing.write_plain(out, samples, asked["columns"])
-    else:
-        write_observed(out, data, observation, samples, asked["columns"])
-    protocol = {"run_dir": asked["run_dir"], "seed": asked["seed"], "n": asked["n"], **told, "nfe": nfe}
-    write_atomically(out / "protocol.json", json.dumps(protocol, indent=2).encode())
+    with writing_to(out):
+        samples, nfe = drawing.batches(asked["n"], asked["batch_size"], label, observation)
+        protocol = {"run_dir": asked["run_dir"], "seed": asked["seed"], "n": asked["n"], **told, "nfe": nfe}
+        write_atomically(out / "protocol.json", json.dumps(protocol, indent=2).encode())
+        if observation is None:
+            drawing.write_plain(out, samples, asked["columns"])
+        else:
+            write_observed(out, data, observation, samples, asked["columns"])
     print(f"{samples.flatten(0, 1).shape[0]} samples, {nfe:g} evaluations each: {out}")
+
+
+def weights_of(run: RunDir) -> dict[str, Any]:
+    """The checkpoint that samples come from: its name, and what it holds."""
+    newest = newest_checkpoint(run)
+    return {} if newest is None else {"checkpoint": newest.name, "checkpoint_hash": file_hash(newest)}
+
+
+def steers_by_a_classifier(guidance: Config | None) -> bool:
+    """Whether classes are told to a classifier, so that a model without classes can be asked for one."""
+    return bool(guidance) and get_class(guidance["_target_"]) is ClassifierGuided  # type: ignore[index]
 
 
 def steered(model: ScoreModel, asked: dict[str, Any], observation: Observation | None) -> ScoreModel:
@@ -115,35 +147,38 @@ class Drawing:
     def write_plain(self, out: Path, samples: Tensor, columns: int) -> None:
         """Samples without an observation: numbers, picture and path."""
         (plain,) = samples
+        save_arrays(out / "samples.npz", samples=plain.numpy())  # first: pictures can be made again
         if len(self.data.shape) == 3:
             save_png(out / "samples.png", picture(self.data, plain, columns))
             states = [picture(self.data, self.data.from_model(state), columns) for state in self.frames.states]
             save_gif(out / "trajectory.gif", states)
         elif self.data.shape == (2,):
             scatter2d(out / "samples.png", {"data": self.data.test().x[: len(plain)], "samples": plain})
-        np.savez_compressed(out / "samples.npz", samples=plain.numpy())
 
 
 def write_observed(out: Path, data: Data, observation: Observation, samples: Tensor, columns: int) -> None:
     """A row for each picture: what was observed, samples, their spread, and the picture itself."""
-    shown = [data.display(observation.shown(data)), *(data.display(x) for x in samples[:, :columns].unbind(1))]
-    shown += [spread(data, samples)] if samples.shape[1] > 1 else []
-    save_png(out / "samples.png", image_rows([*shown, data.display(observation.given.x)]))
-    np.savez_compressed(
+    save_arrays(
         out / "samples.npz",
         samples=samples.numpy(),
         observed=observation.y.numpy(),
         given=observation.given.x.numpy(),
         names=np.array(observation.given.names),
     )
+    shown = [data.display(observation.shown(data)), *(data.display(x) for x in samples[:, :columns].unbind(1))]
+    shown += [spread(data, samples)] if samples.shape[1] > 1 else []
+    save_png(out / "samples.png", image_rows([*shown, data.display(observation.given.x)]))
 
 
-def known_label(label: int | None, stored: dict[str, Any], classes: int | None) -> int | None:
-    """The class to draw, refused where the model knows none."""
+def known_label(label: int | None, stored: dict[str, Any], classes: int | None, steered: bool) -> int | None:
+    """The class to draw, refused where neither the model nor a classifier that steers it knows one."""
     if label is None:
         return None
-    if not stored["data"].get("conditional", False):
-        raise UserError(f"label={label} was asked for, but {stored['name']} was trained without classes")
+    if not stored["data"].get("conditional", False) and not steered:
+        raise UserError(
+            f"label={label} was asked for, but {stored['name']} was trained without classes; train with "
+            "data.conditional=true, or steer by a classifier with guidance=classifier"
+        )
     if classes is None or not 0 <= label < classes:
         raise UserError(f"label={label} must be between 0 and {(classes or 0) - 1}")
     return label

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
@@ -45,12 +46,13 @@ def main(config: DictConfig) -> None:
     if out.exists():
         raise UserError(f"{out} is there already; give another out, or remove it")
     data = make_data(asked)
-    extractor = make_extractor(asked["extractor"], asked["device"])
-    if data.levels != extractor.levels:
+    kind: Any = get_class(asked["extractor"]["_target_"])  # before its weights are asked for
+    if data.levels != kind.levels:
         raise UserError(
-            f"{extractor.name} takes images of {extractor.levels} grey levels, and {data.name} has "
-            f"{data.levels or 'none'}; choose another extractor or data"
+            f"{kind.name} takes images of {kind.levels} grey levels, and {data.name} has {data.levels or 'none'}; "
+            "choose another extractor or data"
         )
+    extractor = make_extractor(asked["extractor"], asked["device"])
     part = {"train": data.train, "validation": data.validation, "test": data.test}[split]()
     protocol: dict[str, str | int | None] = {"data": data.name, "split": split, "images": part.checksum()}
     found = extracted(extractor, part.x, protocol, asked["batch_size"], asked["features"])

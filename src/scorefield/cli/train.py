@@ -22,6 +22,7 @@ from scorefield.cli.runs import (
     require_fit,
     resolved,
     stored_config,
+    unlike,
 )
 from scorefield.errors import Exit
 from scorefield.records.files import write_atomically
@@ -38,10 +39,10 @@ def main(config: DictConfig) -> float | None:
     run_dir = RunDir(Path(values["run_dir"]))
     if values["fresh"]:
         set_aside(run_dir)
-    if run_dir.config.exists() and _named(stored_config(run_dir)) != _named(values):
+    if run_dir.config.exists() and _named(stored := stored_config(run_dir)) != _named(values):
         raise UserError(
-            f"{run_dir.path} holds a run with another configuration; give another run_dir, or fresh=true to set it "
-            "aside"
+            f"{run_dir.path} holds a run with another configuration ({unlike(values, stored)}); give another run_dir, "
+            "or fresh=true to set it aside"
         )
     if run_dir.result.exists():
         finished(run_dir)

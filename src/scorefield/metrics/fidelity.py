@@ -68,7 +68,10 @@ def precision_recall(samples: Tensor, real: Tensor, neighbours: int = 3) -> tupl
     return precision, recall
 
 
-def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> Measured:
+FEWEST = 10  # samples that all of these can be measured of: the parts of the Inception score
+
+
+def inception_score(logits: Tensor, splits: int = FEWEST, seed: int = 0) -> Measured:
     """exp E KL(p(y|x) | p(y)), between 1 and the number of classes (Salimans et al. 2016, section 4).
 
     Args:

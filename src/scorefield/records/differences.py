@@ -66,8 +66,9 @@ def _paths(runs: Sequence[Run]) -> dict[str, None]:
         first = values[0]
         if all(type(value) is type(first) and value == first for value in values):
             continue
-        if key.endswith(".seed") and all(v == run.config.get("seed") for v, run in zip(values, runs, strict=True)):
-            continue  # the run's own seed, interpolated
+        seeds = (v in (missing, run.config.get("seed")) for v, run in zip(values, runs, strict=True))
+        if key.endswith(".seed") and all(seeds):
+            continue  # the run's own seed, interpolated, wherever there is such a part
         if key.endswith("run_dir") or all(value in (PLACE, missing) for value in values):
             continue
         apart[key] = None

@@ -11,6 +11,7 @@ from scorefield.cli.contradictions.evaluation import (
     dequantisation_fits_data,
     evaluations_take_place,
     likelihood_has_a_density,
+    quality_has_enough_samples,
     quality_knows_the_images,
 )
 from scorefield.cli.contradictions.machine import (
@@ -75,6 +76,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         dequantisation_fits_data,
         compute_is_heard,
         quality_knows_the_images,
+        quality_has_enough_samples,
         evaluations_take_place,
     ),
     "evaluate": (counts_are_positive, seed_is_one, devices_exist, strategy_is_known, job_can_start_processes),
@@ -92,6 +94,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         likelihood_has_a_density,
         dequantisation_fits_data,
         quality_knows_the_images,
+        quality_has_enough_samples,
         evaluations_take_place,
     ),
     "drawing": (sampler_fits_schedule, sampler_has_a_density, guidance_fits),

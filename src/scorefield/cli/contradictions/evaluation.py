@@ -7,7 +7,9 @@ from hydra.utils import instantiate
 from scorefield.cli.contradictions.draft import Draft
 from scorefield.data import Data
 from scorefield.dequantisation import VariationalDequantisation
+from scorefield.metrics.fidelity import FEWEST
 from scorefield.training.callbacks.likelihood import LikelihoodEvaluator
+from scorefield.training.callbacks.quality import SampleQuality
 
 
 def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
@@ -50,6 +52,20 @@ def quality_knows_the_images(draft: Draft) -> Iterator[str]:
                 f"{data.name} has {data.levels or 'none'}; choose callbacks=toy for points in the plane, images for "
                 "pictures, digits for the 8x8 digits"
             )
+
+
+def quality_has_enough_samples(draft: Draft) -> Iterator[str]:
+    """A distance needs a covariance, and at the end a score of parts."""
+    for name, callback in draft.parts["callbacks"].items():
+        if not isinstance(callback, SampleQuality):
+            continue
+        for key, least in (("n", 2), ("n_final", FEWEST)):
+            value = getattr(callback, key)
+            if 1 <= value < least:
+                yield (
+                    f"callbacks.{name}.{key}={value} are too few samples to measure quality; give at least {least}, or "
+                    f"callbacks.{name}=null"
+                )
 
 
 def evaluations_take_place(draft: Draft) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from scorefield.data import Split
 from scorefield.errors import NumericalError
-from scorefield.models import Cond, ScoreModel
+from scorefield.models import ClassifierGuided, Cond, ScoreModel
 from scorefield.records.checkpoints import write_tensors
 from scorefield.records.result import Measurement
 from scorefield.records.rundir import RunDir
@@ -49,10 +50,16 @@ class Occasion:
     def step(self) -> int:
         return self.module.steps_done
 
-    def wanted(self, indices: list[int]) -> Cond | None:
-        """Conditions of samples to draw: a class-conditional model is asked for class i mod classes at sample i."""
+    def wanted(self, indices: list[int], guidance: Callable[..., ScoreModel] | None = None) -> Cond | None:
+        """Conditions of samples to draw: class i mod classes at sample i, of a model that is told classes or steered.
+
+        Args:
+            indices: of the samples.
+            guidance: how the model is guided; a classifier steers a model that knows no classes itself.
+        """
         classes = self.data.data.classes
-        if not self.module.conditional or classes is None:
+        steered = getattr(guidance, "func", None) is ClassifierGuided
+        if not (self.module.conditional or steered) or classes is None:
             return None
         return {"label": torch.tensor(indices, dtype=torch.long, device=self.device) % classes}
 

@@ -1,6 +1,7 @@
 """Leaving cleanly when the machine is taken away."""
 
 import signal
+import sys
 from types import FrameType
 from typing import Any
 
@@ -13,27 +14,28 @@ from scorefield.training.callbacks.checkpoint import Checkpoint
 
 
 class PreemptedError(SystemExit):
-    """The run was asked to stop, has saved itself and can be resumed; exit code 75."""
+    """The run was asked to stop, has saved itself and can be resumed; exit code 75, or 130 for Ctrl-C."""
 
 
 class Preemption(pl.Callback):
-    """On SIGTERM, SIGUSR1 or SIGUSR2: finish the step, save a checkpoint on agreement of all processes, exit with 75.
+    """On SIGTERM, SIGUSR1, SIGUSR2 or Ctrl-C: finish the step, save a checkpoint when all processes agree, and exit.
 
     While it trains, the handler only raises a flag, so a signal can neither interrupt a step nor a save, and a second
-    one changes nothing. Processes compare their flags every ``every`` steps; whoever was told, all stop at the same
-    step. Before the first step and after the last one there is nothing to save, and the run ends at once.
+    one changes nothing; but a second Ctrl-C stops at once, with the checkpoints that there are. Processes compare their
+    flags every ``every`` steps; whoever was told, all stop at the same step. Before the first step and after the last
+    one there is nothing to save, and the run ends at once. The exit code is 75, or 130 for Ctrl-C.
 
     Args:
         every: optimiser steps from one comparison to the next, >= 1; matters with several processes only.
     """
 
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every={every} must be at least 1")
         self.every = every
-        self._told = False
+        self._told: int | None = None  # by which signal first
         self._agreed = False
         self._training = False
         self._before: dict[int, Any] = {}
@@ -47,7 +49,9 @@ class Preemption(pl.Callback):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+        if number == signal.SIGINT == self._told:
+            raise KeyboardInterrupt
+        self._told = number if self._told is None else self._told
         if not self._training:
             self._end()
 
@@ -72,8 +76,8 @@ class Preemption(pl.Callback):
 
     def _any_told(self, trainer: pl.Trainer) -> bool:
         if trainer.world_size == 1:
-            return self._told
-        flag = torch.tensor(float(self._told), device=trainer.strategy.root_device)
+            return self._told is not None
+        flag = torch.tensor(float(self._told is not None), device=trainer.strategy.root_device)
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
@@ -83,18 +87,29 @@ class Preemption(pl.Callback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         self._checkpoint(trainer).save(trainer)
+        if trainer.is_global_zero:
+            print(
+                f"told to stop: saved at step {trainer.global_step}; the same command, or scorefield resume, goes on",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._end()
         # The first process watches the others, and would be ended if one ended with an error before it has.
-        self._end(Exit.PREEMPTED if trainer.is_global_zero else Exit.FINISHED)
+        self._end(Exit.FINISHED)
 
-    def _end(self, code: Exit = Exit.PREEMPTED) -> None:
+    def _end(self, code: Exit | None = None) -> None:
         for number in self.signals:
             signal.signal(number, signal.SIG_IGN)  # there is nothing left to save, and the exit code must get out
         self._before = {}
-        raise PreemptedError(code)
+        raise PreemptedError(code if code is not None else self._code)
+
+    @property
+    def _code(self) -> Exit:
+        return Exit.INTERRUPTED if self._told == signal.SIGINT else Exit.PREEMPTED
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._training = False
-        if self._told:  # during the last step, or while it was saved
+        if self._told is not None:  # during the last step, or while it was saved
             self._end()
         self._restore_handlers()
 

@@ -176,7 +176,8 @@ class SampleQuality(Evaluator):
         model = guided(occasion.model, self.guidance, occasion.device)
         parts, nfe = [], 0.0
         for batch in batches:
-            x, nfe = draw(model, self.sampler, data.shape, batch, self.seed, occasion.device, occasion.wanted(batch))
+            cond = occasion.wanted(batch, self.guidance)
+            x, nfe = draw(model, self.sampler, data.shape, batch, self.seed, occasion.device, cond)
             parts.append(data.from_model(x).cpu())
         empty = data.from_model(torch.empty(0, *data.shape))
         return torch.cat(parts) if parts else empty, [i for batch in batches for i in batch], nfe
@@ -201,7 +202,7 @@ class SampleQuality(Evaluator):
         self, extractor: FeatureExtractor, samples: Tensor, occasion: Occasion, common: dict[str, object]
     ) -> dict[str, Measurement]:
         """Whether the extractor's classifier sees the classes that were asked for, and how far each is from its own."""
-        cond, real = occasion.wanted(list(range(len(samples)))), occasion.data.train_split
+        cond, real = occasion.wanted(list(range(len(samples))), self.guidance), occasion.data.train_split
         if cond is None or real.labels is None or extractor.classes != occasion.data.data.classes:
             return {}
         labels, features, reference = cond["label"].cpu(), extractor.extract(samples), extractor.extract(real.x)

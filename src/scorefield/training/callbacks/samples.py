@@ -112,7 +112,7 @@ class SampleGrid(Evaluator):
             list(range(self.n)),
             self.seed,
             occasion.device,
-            occasion.wanted(list(range(self.n))),
+            occasion.wanted(list(range(self.n)), self.guidance),
             trace=frames if occasion.final else None,
         )
         path = self.run_dir.final_samples if occasion.final else self.run_dir.samples_at(occasion.step)
