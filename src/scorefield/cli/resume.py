@@ -1,6 +1,7 @@
 """scorefield resume DIR: go on with an interrupted run, or sweep, exactly as it was configured."""
 
 import argparse
+import logging
 import os
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def main() -> None:
         from scorefield.cli.runs import relocated, stored_config  # slow: they load torch and Lightning
         from scorefield.cli.train import execute, finished
 
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no banner, as in the command that began
         config = stored_config(run_dir)
         if run_dir.result.exists():
             finished(run_dir)

@@ -1,7 +1,8 @@
 /* silu(norm(x)) and its gradients, norm being group normalisation, of images with their channels side by side.
 
 Images are (batch, pixels, channels), channels a whole number of vectors, weight and bias (batch, channels), an image's
-own; those from `first` to before `last` are taken. One image is small beside a cache, so that of the passes over it only the first waits for memory. */
+own; those from `first` to before `last` are taken. One image is small beside a cache, so that of the passes over it
+only the first waits for memory. */
 
 #include <math.h>
 #include <string.h>

@@ -116,8 +116,9 @@ class ActivatedGroupNorm(nn.GroupNorm):
 
     def takes(self, x: Tensor) -> bool:
         """Whether it can for x: images in single precision on a CPU, with their channels side by side."""
-        single = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-        return single and x.ndim == 4 and x.stride(1) == 1
+        on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        single = x.dtype == self.weight.dtype == torch.float32
+        return on_cpu and single and x.ndim == 4 and x.stride(1) == 1
 
     def silu(self, x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """silu(factor norm(x) + shift) of x (B, C, H, W), factor and shift (B, C); None for one and zero."""
