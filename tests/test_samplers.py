@@ -118,16 +118,10 @@ def test_the_last_time_is_corrected_where_asked_for():
     notes, times, path = [], (0.9, 0.5), Path()
     model = Counted(MixtureModel(VP(), **MIXTURE))
     predictor, corrector = Noted("predict", notes), Noted("correct", notes)
-    samples = Sampler(Given(times), 1, predictor, corrector, 2, correct_last=True)(model, torch.zeros(3, 2), trace=path)
-    assert notes == [
-        ("correct", 0.9, 0.9, 0),
-        ("correct", 0.9, 0.9, 1),
-        ("predict", 0.9, 0.5, 0),
-        ("correct", 0.5, 0.5, 2),
-        ("correct", 0.5, 0.5, 3),
-    ]
-    assert path.x[-1].tolist() == samples.x.tolist() == [[5.0, 5.0]] * 3
-    denoised = Sampler(Given(times), 1, predictor, corrector, 2, True, correct_last=True)(model, torch.zeros(3, 2))
+    samples = Sampler(Given(times), 1, predictor, corrector, correct_last=True)(model, torch.zeros(3, 2), trace=path)
+    assert notes == [("correct", 0.9, 0.9, 0), ("predict", 0.9, 0.5, 0), ("correct", 0.5, 0.5, 1)]
+    assert path.x[-1].tolist() == samples.x.tolist() == [[3.0, 3.0]] * 3
+    denoised = Sampler(Given(times), 1, predictor, corrector, 1, True, correct_last=True)(model, torch.zeros(3, 2))
     assert torch.equal(denoised.x, model(samples.x, torch.full((3,), 0.5, dtype=torch.float64)).data)
     with pytest.raises(ValueError, match=r"correct_last=True .* needs a corrector"):
         Sampler(Given(times), 1, predictor, correct_last=True)

@@ -287,6 +287,7 @@ OBSERVATIONS = {
     "pictures of which nothing is seen": (["examples=2"], "examples was given without an observation"),
     "a constraint to nothing": (["constraint=projection"], "constraint was given without an observation"),
     "a posterior of nothing": (["posterior=pigdm"], "posterior was given without an observation"),
+    "noise of nothing": (["std=0.1"], "std=0.1 is the noise of an observation, and there is none"),
     "negative noise": (["std=-1"], "std=-1 is a deviation"),
     "a mask without a file": (["observation=mask"], "observation.path"),
 }

@@ -80,7 +80,7 @@ class Compute:
             if chosen and self.compiled:
                 raise ValueError(
                     f"compute.{switch}=true and compute.compiled=true exclude each other: torch.compile cannot trace "
-                    f"what is in C; on a CPU compute=cpu alone is the faster one"
+                    "what is in C; on a CPU compute=cpu alone is the faster one"
                 )
         blocks = [module for module in net.modules() if isinstance(module, Recomputing)]
         if self.recompute and not blocks:

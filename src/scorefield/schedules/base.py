@@ -137,7 +137,7 @@ class Schedule(Remembered, ABC):
     def chain_gain_sq(self, t: Tensor, levels: int) -> Tensor:
         """Squared gain 1 - beta of the step that ends at t, in a forward chain of so many steps: 1 + 2 f(t) / N.
 
-        To first order, as the discretisation of Song et al. 2021, appendix E, has it.
+        To first order; the alpha of Song et al. 2021, algorithm 5.
 
         Args:
             t: times, (B,).

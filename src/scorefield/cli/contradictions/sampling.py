@@ -140,6 +140,8 @@ def observation_is_whole(draft: Draft) -> Iterator[str]:
     for key in [*pictures, *honoured]:
         if not seen:
             yield f"{key} was given without an observation; give one, such as observation=upper_half"
+    if config["std"] > 0 and not seen:
+        yield f"std={config['std']} is the noise of an observation, and there is none; give one, or leave std away"
     if config["std"] < 0:
         yield f"std={config['std']} is a deviation and must not be negative"
 
