@@ -200,3 +200,10 @@ def test_recorded_coefficients(recorded, sde):
         expected = numbers[f"{sde}/f64/{name}"].double()
         # The reference multiplies by float32 constants in places; a few of float32's roundings of 6e-8.
         assert torch.allclose(value, expected, rtol=4e-7, atol=1e-9), name
+
+
+def test_single_precision_keeps_the_digits_of_sigma():
+    """Networks are asked at times of float32: the level of such a time to two roundings, and not to the ten of exp."""
+    t = torch.linspace(0, 1, 4001, dtype=torch.float32)
+    found, exact = VE().sigma(t), VE().sigma(t.double())
+    assert (found / exact - 1).abs().max() < 2.5e-7
