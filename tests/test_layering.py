@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorefield"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 LEVELS = {
-    0: ["tensors", "noise", "errors", "recipe", "torchvision_ops"],
+    0: ["tensors", "noise", "errors", "recipe", "levels", "torchvision_ops"],
     1: ["archives", "schedules", "divergence", "ode", "nets", "data"],
     2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques", "operators"],
     3: ["models"],

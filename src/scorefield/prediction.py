@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scorefield.levels import once
 from scorefield.schedules import Schedule
 from scorefield.tensors import per_sample
 
@@ -182,6 +183,15 @@ def conversion(native: Target, target: Target, schedule: Schedule, t: Tensor) ->
     return from_x, from_out
 
 
+@once
+def _factors(
+    native: Target, target: Target, schedule: Schedule, t: Tensor, dtype: torch.dtype, ndim: int
+) -> tuple[Tensor, Tensor]:
+    """`conversion`, in a precision and with as many axes as x_t and F have."""
+    from_x, from_out = (factor.to(dtype) for factor in conversion(native, target, schedule, t))
+    return from_x.reshape(-1, *(1,) * (ndim - 1)), from_out.reshape(-1, *(1,) * (ndim - 1))
+
+
 @dataclass(frozen=True)
 class Prediction:
     """One network call and every view of it.
@@ -209,8 +219,8 @@ class Prediction:
         """
         if target == self.target:
             return self.out
-        from_x, from_out = conversion(self.target, target, self.schedule, self.t)
-        return per_sample(from_x.to(self.x), self.x) * self.x + per_sample(from_out.to(self.x), self.x) * self.out
+        from_x, from_out = _factors(self.target, target, self.schedule, self.t, self.x.dtype, self.x.ndim)
+        return from_x * self.x + from_out * self.out
 
     @property
     def data(self) -> Tensor:

@@ -16,6 +16,7 @@ from scorefield.constraints import Constraint
 from scorefield.errors import NumericalError
 from scorefield.grids import Grid
 from scorefield.kernels.base import Kernel, Stay
+from scorefield.levels import shared
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import GlobalNoise, Noise
 from scorefield.ode import Solver
@@ -148,7 +149,7 @@ class Sampler:
         noise = GlobalNoise() if noise is None else noise
         held = _Held(self.constraint, model.schedule, cond, noise)
         grid = self.grid(model.schedule, self.steps)
-        times, levels = grid.to(x.device)[:, None].expand(-1, len(x)).unbind(), grid.tolist()
+        times, levels = shared(grid, x), grid.tolist()
         moved = self.predictor.init(x, grid)
         corrected = None if self.corrector is None else self.corrector.init(x, grid)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from scorefield.kernels.base import Kernel, State
+from scorefield.levels import once
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import Noise
 from scorefield.schedules import Schedule
@@ -54,18 +55,23 @@ class DPMSolver2M(Kernel):
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        schedule, data = model.schedule, model(x, t, cond).data
-        h = _step_length(schedule, t, s)
+        data = model(x, t, cond).data
+        h, shrink, pull, spread = self._weights(model.schedule, t, s)
         ahead = data
         if "h" in state:
             ahead = data + per_sample((h / (2 * state["h"])).to(x), x) * (data - state["data"])
-        shrink = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-self.eta * h)
-        pull = -schedule.alpha(s) * torch.expm1(-(1 + self.eta) * h)
         x_s = per_sample(shrink.to(x), x) * x + per_sample(pull.to(x), x) * ahead
         if self.eta > 0:
-            spread = schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * self.eta * h))
             x_s = x_s + per_sample(spread.to(x), x) * noise.normal_like(x)
         return x_s, {"h": h, "data": data}
+
+    @once
+    def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """h, and the weights of x_t, the data and z, (B,)."""
+        h = _step_length(schedule, t, s)
+        shrink = schedule.sigma(s) / schedule.sigma(t) * torch.exp(-self.eta * h)
+        pull = -schedule.alpha(s) * torch.expm1(-(1 + self.eta) * h)
+        return h, shrink, pull, schedule.sigma(s) * torch.sqrt(-torch.expm1(-2 * self.eta * h))
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,8 @@ class DPMSolver3M(Kernel):
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        schedule, data = model.schedule, model(x, t, cond).data
-        h = _step_length(schedule, t, s)
+        data = model(x, t, cond).data
+        h, shrink, *pulls = self._weights(model.schedule, t, s)
         kept = {"h": h, "data": data}
         slope, bend = torch.zeros_like(data), torch.zeros_like(data)
         if "h" in state:
@@ -98,11 +104,16 @@ class DPMSolver3M(Kernel):
             curvature = (slope - before) * per_sample((h / (near + far)).to(x), x)  # h^2 times the second difference
             slope = slope + per_sample((near / h).to(x), x) * curvature
             bend = 2 * curvature
+        x_s = per_sample(shrink.to(x), x) * x
+        for pull, value in zip(pulls, (data, slope, bend), strict=True):
+            x_s = x_s + per_sample(pull.to(x), x) * value
+        return x_s, kept
+
+    @once
+    def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        """h, and the weights of x_t, the data, its slope and its bend, (B,)."""
+        h, alpha = _step_length(schedule, t, s), schedule.alpha(s)
         decay = torch.expm1(-h)
         first = (decay + h) / h  # the moments of e^(lambda - lambda_s) against 1, the slope and half the bend
         second = 0.5 - (decay + h) / h.square()
-        x_s = per_sample((schedule.sigma(s) / schedule.sigma(t)).to(x), x) * x
-        alpha = schedule.alpha(s)
-        for factor, value in ((-decay, data), (first, slope), (second, bend)):
-            x_s = x_s + per_sample((alpha * factor).to(x), x) * value
-        return x_s, kept
+        return h, schedule.sigma(s) / schedule.sigma(t), -alpha * decay, alpha * first, alpha * second

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from scorefield.kernels.base import Kernel, State
+from scorefield.levels import once
 from scorefield.models.base import Cond, ScoreModel
 from scorefield.noise import Noise
-from scorefield.prediction import Combination, Prediction
+from scorefield.prediction import Combination
+from scorefield.schedules import Schedule
 from scorefield.tensors import per_sample
 
 
@@ -18,11 +20,15 @@ class EulerMaruyama(Kernel):
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        schedule, score = model.schedule, model(x, t, cond).score
+        score = model(x, t, cond).score
+        shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
+        return shrink * x + push * score + spread * noise.normal_like(x), state
+
+    @once
+    def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x, the score and z, (B,)."""
         h, f, g_sq = t - s, schedule.drift(t), schedule.diffusion_sq(t)
-        shrink, push, spread = ((1 - h * f).to(x), (h * g_sq).to(x), (h * g_sq).sqrt().to(x))
-        z = noise.normal_like(x)
-        return per_sample(shrink, x) * x + per_sample(push, x) * score + per_sample(spread, x) * z, state
+        return 1 - h * f, h * g_sq, (h * g_sq).sqrt()
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,15 @@ class ReverseDiffusion(Kernel):
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
         score = model(x, t, cond).score
-        gain, variance = model.schedule.transition(s, t)
-        shrink, push = (2 - gain).to(x), (0.5 * (1 + self.eta**2) * variance).to(x)
-        x_s = per_sample(shrink, x) * x + per_sample(push, x) * score
-        if self.eta == 0:
-            return x_s, state
-        spread = (self.eta * variance.sqrt()).to(x)
-        return x_s + per_sample(spread, x) * noise.normal_like(x), state
+        shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
+        x_s = shrink * x + push * score
+        return x_s if self.eta == 0 else x_s + spread * noise.normal_like(x), state
+
+    @once
+    def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x, the score and z, (B,)."""
+        gain, variance = schedule.transition(s, t)
+        return 2 - gain, 0.5 * (1 + self.eta**2) * variance, self.eta * variance.sqrt()
 
 
 @dataclass(frozen=True)
@@ -90,16 +98,19 @@ class Ancestral(Kernel):
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        prediction, schedule = model(x, t, cond), model.schedule
+        mean, spread = self._posterior(model.schedule, t, s)
+        x_s = model(x, t, cond).view(mean)
+        return x_s if self.eta == 0 else x_s + per_sample(spread.to(x), x) * noise.normal_like(x), state
+
+    @once
+    def _posterior(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Combination, Tensor]:
+        """The mean of x_s as a quantity to predict, and the standard deviation of the noise, (B,)."""
         sigma_s, sigma_t = schedule.sigma(s), schedule.sigma(t)
         _, variance = schedule.transition(s, t)
         tau_sq = self.eta**2 * sigma_s.square() / sigma_t.square() * variance
         direction = (sigma_s.square() - tau_sq).clamp(min=0).sqrt()  # rounding can fall below zero where s nears t
-        x_s = _posterior_point(prediction, s, direction)
-        if self.eta == 0:
-            return x_s, state
-        spread = (variance if self.forward_variance else tau_sq).sqrt().to(x)
-        return x_s + per_sample(spread, x) * noise.normal_like(x), state
+        mean = Combination(schedule.alpha(s), direction)
+        return mean, (variance if self.forward_variance else tau_sq).sqrt()
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,12 @@ class Consistent(Kernel):
         Raises:
             ValueError: if the score's step removes less noise than lies between t and s.
         """
-        prediction, schedule = model(x, t, cond), model.schedule
+        mean, spread = self._next_level(model.schedule, t, s)
+        return model(x, t, cond).view(mean) + per_sample(spread.to(x), x) * noise.normal_like(x), state
+
+    @once
+    def _next_level(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Combination, Tensor]:
+        """x_s without its noise as a quantity to predict, and the standard deviation of the noise, (B,)."""
         direction = (1 - self.eta) * schedule.alpha(s) * schedule.ratio(t)
         variance = schedule.sigma(s).square() - direction.square()
         if not t.is_cuda and (variance < -1e-9 * schedule.sigma(s).square()).any():
@@ -138,10 +154,4 @@ class Consistent(Kernel):
                 f"eta={self.eta} removes less noise than the step from t={float(t[0]):.4g} to s={float(s[0]):.4g} asks "
                 f"for, {least:.4g}; raise eta, or give the sampler more steps"
             )
-        spread = variance.clamp(min=0).sqrt().to(x)
-        return _posterior_point(prediction, s, direction) + per_sample(spread, x) * noise.normal_like(x), state
-
-
-def _posterior_point(prediction: Prediction, s: Tensor, direction: Tensor) -> Tensor:
-    """alpha_s E[x] + direction E[eps], in one conversion of the network's output."""
-    return prediction.view(Combination(prediction.schedule.alpha(s), direction))
+        return Combination(schedule.alpha(s), direction), variance.clamp(min=0).sqrt()

@@ -50,7 +50,7 @@ class NetworkModel(ScoreModel):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         p, dtype = self.parametrization, self.dtype
-        label = p.label(self.schedule, t).to(dtype)
+        _, label = p.told(self.schedule, t, dtype)
         classes = () if cond is None or "label" not in cond else (cond["label"],)
         out = self.compute.call(self.net, p.seen(x, self.schedule, t, dtype), label, *classes)
         return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scorefield.levels import once
 from scorefield.prediction import Karras, Noise, Target
 from scorefield.schedules import VP, Schedule
 from scorefield.tensors import per_sample
@@ -176,9 +177,14 @@ class Parametrization:
     label: PerTime = field(default_factory=Time)
     input_shift: float = 0.0
 
+    @once
+    def told(self, schedule: Schedule, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """c_in and the label at times t (B,), in a network's precision."""
+        return self.input_scale(schedule, t).to(dtype), self.label(schedule, t).to(dtype)
+
     def seen(self, x: Tensor, schedule: Schedule, t: Tensor, dtype: torch.dtype) -> Tensor:
         """c_in x + shift, what a network of a precision sees of x (B, *event) at times t (B,)."""
-        scaled = per_sample(self.input_scale(schedule, t).to(dtype), x) * x.to(dtype)
+        scaled = per_sample(self.told(schedule, t, dtype)[0], x) * x.to(dtype)
         return scaled + self.input_shift if self.input_shift else scaled
 
     @classmethod

@@ -13,12 +13,13 @@ divisions by sigma, t_max of those by alpha.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor
 
+from scorefield.levels import Changeable
 from scorefield.noise import Noise
 from scorefield.recipe import Remembered
 from scorefield.tensors import event_size, event_sum, per_sample
@@ -31,7 +32,7 @@ def _time_derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return value
 
 
-class Schedule(Remembered, ABC):
+class Schedule(Remembered, Changeable):
     """The two scales of x_t = alpha(t) x + sigma(t) eps, and all that follows from them.
 
     A schedule is given by `alpha` and `sigma`. Every other method is derived from them once, here; a subclass may
@@ -54,6 +55,9 @@ class Schedule(Remembered, ABC):
 
     def _fields(self) -> list[tuple[str, object]]:
         return [(k, v) for k, v in vars(self).items() if k != "_made_with" and not isinstance(v, Tensor)]
+
+    def state(self) -> Hashable:
+        return self, *self._fields()  # itself, since tables are not among the fields
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
