@@ -13,7 +13,8 @@ installed, on the CPU), `gpu` (utilisation, sampling, latency and memory on one 
 what is missing).
 
 Two times of a line are taken in turn, so that a busy machine slows both; the ratio is the median over the turns, with
-its quartiles. The machine's limits, matrix rate and copy bandwidth, are measured in the same run.
+its quartiles. The machine's limits, matrix rate and copy bandwidth, are measured in the same run. A subject that
+fails ends with a line that says so, and the command with exit code 1; the others are measured.
 
 `--trainer gpu` is for one CUDA device, and has not been run on any yet: on a CPU, with small networks, everything has
 run but the CUDA calls themselves.
@@ -23,6 +24,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,7 @@ from rich.console import Console
 from rich.table import Table
 
 SUBJECTS = ("published", "memory", "digits", "switches", "system", "scale", "peers", "gpu")
+FAILED = "failed before its end"
 
 
 def told(line: Line) -> str:
@@ -81,7 +84,7 @@ def main() -> int:
         console.print(shown(lines))
     if asked.save:
         print(f"{asked.save}.md, {asked.save}.json" if lines else f"nothing was measured, and {asked.save} not written")
-    return 0
+    return 1 if any(line.subject == FAILED for line in lines) else 0
 
 
 def measured(asked: argparse.Namespace, device: torch.device) -> list[Line]:
@@ -101,12 +104,21 @@ def measured(asked: argparse.Namespace, device: torch.device) -> list[Line]:
     }
     lines: list[Line] = []
     for subject in asked.subjects or SUBJECTS:
-        for line in sources[subject]():
+        for line in to_the_end(subject, sources[subject]):
             print(told(line), flush=True)
             lines.append(line)
             if asked.save:  # each time: what has been measured is not lost with what follows
                 save(asked.save.parent, asked.save.name, known, lines, "Speed")
     return lines
+
+
+def to_the_end(subject: str, source: Callable[[], Iterator[Line]]) -> Iterator[Line]:
+    """The lines of a subject and, where it fails, one that says so: the other subjects are measured all the same."""
+    try:
+        yield from source()
+    except Exception as error:  # whatever it is: another library's, a process that died
+        traceback.print_exc()
+        yield Line.missing(FAILED, subject, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,30 @@ def test_a_subject_that_does_not_exist_is_named():
     )
 
 
+def test_a_subject_that_fails_leaves_the_others_measured(monkeypatch, tmp_path, capsys):
+    bench, lines = importlib.import_module("bench"), part("lines")
+
+    def one(*args):
+        yield lines.Line.of("a subject", "forward", "bare calls", [(2.0, 1.0)], "s")
+
+    def broken(*args):
+        yield from one()
+        raise OSError("no such library\nand more")
+
+    monkeypatch.setattr(bench.machine, "describe", lambda device: {"threads": 1})
+    monkeypatch.setattr(bench.digits, "measure", broken)
+    monkeypatch.setattr(bench.system, "measure", one)
+    monkeypatch.setattr(sys, "argv", ["bench.py", "digits", "system", "--save", str(tmp_path / "here")])
+    assert bench.main() == 1
+    said = capsys.readouterr()
+    assert "failed before its end: digits  not measured: OSError: no such library\n" in said.out
+    assert "and more" in said.err
+    record = json.loads((tmp_path / "here.json").read_text())
+    assert [line["ratio"] for line in record["lines"]] == [2.0, None, 2.0]
+    monkeypatch.setattr(bench.digits, "measure", one)
+    assert bench.main() == 0
+
+
 def test_memory_is_that_of_a_process_of_its_own():
     found = part("memory").peak(1, ["experiment=digits", "net.channels=8"])
     assert found["before"] < found["peak"]
@@ -318,21 +342,6 @@ def test_without_a_gpu_its_subject_says_what_is_missing(monkeypatch, capsys):
         assert first == "processor: this one"
         assert second.startswith("gpu: utilisation of training")
         assert said in second
-
-
-def test_what_has_been_measured_is_not_lost_with_what_follows(monkeypatch, tmp_path):
-    bench = importlib.import_module("bench")
-
-    def measure(repeats, device):
-        yield part("lines").Line.of("one GPU", "forward", "bare", [(2.0, 1.0)], "s")
-        raise TypeError("a mistake in the script")
-
-    monkeypatch.setattr(bench.machine, "describe", lambda device: {})
-    monkeypatch.setattr(bench.gpu, "measure", measure)
-    monkeypatch.setattr("sys.argv", ["bench.py", "gpu", "--save", str(tmp_path / "gpu")])
-    with pytest.raises(TypeError):
-        bench.main()
-    assert json.loads((tmp_path / "gpu.json").read_text())["lines"][0]["what"] == "forward"
 
 
 def test_a_peer_that_is_not_there_is_named_and_the_others_are_measured(monkeypatch):

@@ -264,6 +264,23 @@ def test_memory_is_kept_where_asked_for():
     assert kept < 20 < 4 * 64 <= returned  # at least one for 2 MiB, the largest page
 
 
+@pytest.mark.parametrize("shape", [(64, 32, 3, 3), (5, 7, 3, 3)])
+def test_the_update_pairs_weights_and_gradients_whatever_their_layout(shape):
+    """Adam's fused kernel walks along memory; weights with channels side by side get the update of the others."""
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = torch.randn(4, *shape, generator=generator)
+    moved = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = torch.nn.Parameter(start.clone(memory_format=layout))
+        optimizer = torch.optim.Adam([weight], 0.1, fused=True)
+        for gradient in gradients:
+            weight.grad = gradient.clone(memory_format=layout)
+            optimizer.step()
+        moved.append(weight.detach())
+    assert (moved[0] - start).abs().min() > 0
+    assert torch.allclose(*moved, rtol=0, atol=1e-14)  # of steps of 0.1, in double precision
+
+
 def test_graphs_are_of_a_compiled_network():
     with pytest.raises(ValueError, match=r"compute\.graphs=true .* needs compute\.compiled=true"):
         model(Compute(graphs=True))

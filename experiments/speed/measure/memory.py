@@ -28,7 +28,8 @@ def resident(what: str) -> int:
 
 def peak(batch: int, overrides: list[str], device: torch.device = CPU, threads: int = 1) -> dict[str, float]:
     """Bytes at the peak of three training steps and before, and the seconds of the fastest, freed memory given back."""
-    return steps(batch, overrides, {"OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "0"}, device)
+    variables = {"OMP_NUM_THREADS": str(threads), "MALLOC_TRIM_THRESHOLD_": "0"}
+    return steps(batch, [*overrides, "compute.keep_memory=false"], variables, device)
 
 
 def steps(batch: int, overrides: list[str], variables: dict[str, str], device: torch.device = CPU) -> dict[str, float]:

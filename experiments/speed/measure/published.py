@@ -6,7 +6,7 @@ import torch
 
 from measure.lines import Line, in_turn, seconds
 from measure.machine import copy_bandwidth, matrix_rate
-from measure.memory import peak
+from measure.memory import peak, steps
 from measure.steps import Work
 
 BATCH = 4
@@ -98,3 +98,7 @@ def memory(device: torch.device) -> Iterator[Line]:
             if device.type == "cuda":
                 against, other = "compute=plain", plain
             yield Line.of(subject, f"{experiment}, compute={setting}", against, [(most, other)], "MiB", note)
+            if device.type == "cpu" and setting != "low_memory":
+                kept = steps(BATCH, [override, f"compute={setting}"], {})["peak"] / 2**20
+                what = f"{experiment}, compute={setting}, freed memory kept"
+                yield Line.of(subject, what, against, [(kept, other)], "MiB", "compute.keep_memory")

@@ -50,20 +50,22 @@ def settings(name: str, override: str, batch: int, repeats: int, device: torch.d
 
 def of_the_process(repeats: int) -> Iterator[Line]:
     """What holds for a whole process, so that each step has one of its own: huge pages, and memory that is kept."""
-    override, batch = NETWORKS["NCSN++"]
 
-    def seconds(pages: str, keep: str) -> float:
-        overrides = [override, "compute=cpu", f"compute.keep_memory={keep}"]
+    def seconds(name: str, compute: str, pages: str = "0", keep: str = "true") -> float:
+        override, batch = NETWORKS[name]
+        overrides = [override, f"compute={compute}", f"compute.keep_memory={keep}"]
         return float(steps(batch, overrides, {"THP_MEM_ALLOC_ENABLE": pages})["seconds"])
 
-    for what, against, ours, other in (
-        ("compute=cpu and THP_MEM_ALLOC_ENABLE=1", "compute=cpu", ("1", "true"), ("0", "true")),
-        ("compute=cpu", "compute=cpu compute.keep_memory=false", ("0", "true"), ("0", "false")),
+    for name, compute, change in (
+        ("NCSN++", "cpu", {"pages": "1"}),
+        ("NCSN++", "cpu", {"keep": "false"}),
+        ("NCSN++", "plain", {"keep": "false"}),
+        ("digits", "plain", {"keep": "false"}),
     ):
-        turns = [(seconds(*ours), seconds(*other)) for _ in range(repeats)]
-        yield Line.of(
-            "settings", f"NCSN++: training step, {what}", against, turns, "s", f"batch {batch}, a process each"
-        )
+        said = "THP_MEM_ALLOC_ENABLE=1" if "pages" in change else "compute.keep_memory=false"
+        turns = [(seconds(name, compute, **change), seconds(name, compute)) for _ in range(repeats)]
+        what, note = f"{name}: training step, compute={compute} and {said}", f"batch {NETWORKS[name][1]}"
+        yield Line.of("settings", what, f"compute={compute}", turns, "s", f"{note}, a process each")
 
 
 def measure(repeats: int, device: torch.device) -> Iterator[Line]:
