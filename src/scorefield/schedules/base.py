@@ -57,7 +57,8 @@ class Schedule(Remembered, Changeable):
         return [(k, v) for k, v in vars(self).items() if k != "_made_with" and not isinstance(v, Tensor)]
 
     def state(self) -> Hashable:
-        return self, *self._fields()  # itself, since tables are not among the fields
+        # Itself, since tables are not among the fields; another schedule in it as that one is now.
+        return self, *(v.state() if isinstance(v, Changeable) else v for _, v in self._fields())
 
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
