@@ -8,7 +8,20 @@ from scipy.integrate import solve_ivp
 
 from scorefield import schedules as module
 from scorefield.schedules import VE, VP, Constant, Linear, Schedule, SubVP, Tabulated
-from tests.conftest import SCHEDULES, inside
+from tests.conftest import CONTINUOUS, SCHEDULES, inside
+
+# Edges of the parameters, for the laws of this page: rates that begin at 0.
+EDGES: dict[str, Schedule] = {"vp from rate 0": VP(0.0, 20.0), "subvp from rate 0": SubVP(0.0, 20.0)}
+
+
+@pytest.fixture(params=[*SCHEDULES.values(), *EDGES.values()], ids=[*SCHEDULES, *EDGES])
+def schedule(request) -> Schedule:
+    return request.param
+
+
+@pytest.fixture(params=[*CONTINUOUS.values(), *EDGES.values()], ids=[*CONTINUOUS, *EDGES])
+def continuous(request) -> Schedule:
+    return request.param
 
 
 def test_every_schedule_is_covered():
@@ -121,6 +134,23 @@ def test_prior_is_a_normalised_gaussian_near_the_marginal(schedule):
     assert second == pytest.approx(sigma**2, rel=0.09)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rate_from_0_begins_with_clean_data(dtype):
+    """Close to t = 0 the integral of the rate is beta_max t^2 / 2: VP's sigma is its root, sub-VP's the integral."""
+    t = torch.tensor([1e-7, 1e-6, 1e-5], dtype=dtype)
+    vp, subvp = VP(0.0, 20.0), SubVP(0.0, 20.0)
+    # The next term is relatively beta_max t^2 / 4 < 1e-9; the rest is rounding, of 10 operations at most.
+    near = {"rtol": 1e-9 + 10 * torch.finfo(dtype).eps, "atol": 0}
+    assert torch.allclose(vp.sigma(t), 10**0.5 * t, **near)
+    assert torch.allclose(vp.sigma_dot(t), torch.full_like(t, 10**0.5), **near)
+    assert torch.allclose(subvp.sigma(t), 10 * t.square(), **near)
+    assert torch.allclose(subvp.sigma_dot(t), 20 * t, **near)
+    for schedule in (vp, subvp):
+        assert torch.allclose(schedule.time_at(schedule.ratio(t)), t, **near)
+        assert schedule.time_at(torch.zeros(1, dtype=dtype)).tolist() == [0.0]
+        assert torch.allclose(schedule.transition(torch.zeros_like(t), t)[1], schedule.sigma(t).square(), **near)
+
+
 def test_constant_has_one_level_and_no_dynamics():
     clean, noisy = Constant(0.0), Constant(0.3)
     t = torch.linspace(0, 1, 5)
@@ -171,7 +201,7 @@ def test_tabulated_ladder_begins_with_clean_data_and_rises_through_its_levels():
     [
         (lambda: VE(1.0, 0.5), "sigma_max=0.5"),
         (lambda: VP(20.0, 0.1), "beta_max=0.1"),
-        (lambda: SubVP(0.0, 20.0), "beta_min=0.0"),
+        (lambda: SubVP(-0.1, 20.0), "beta_min=-0.1"),
         (lambda: Linear(0.5, 0.1), "t_max=0.1"),
         (lambda: Constant(-1.0), "sigma=-1.0"),
         (lambda: Tabulated([1.0, 0.9], [0.5, 0.1]), "increase"),

@@ -55,8 +55,8 @@ class _LinearBeta(Schedule):
     """alpha of a linear rate beta(t) = beta_min + t (beta_max - beta_min): alpha = exp(-1/2 int_0^t beta)."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-5, t_max: float = 1.0) -> None:
-        if not 0 < beta_min < beta_max:
-            raise ValueError(f"need 0 < beta_min < beta_max, got beta_min={beta_min}, beta_max={beta_max}")
+        if not 0 <= beta_min < beta_max:
+            raise ValueError(f"need 0 <= beta_min < beta_max, got beta_min={beta_min}, beta_max={beta_max}")
         super().__init__(t_min, t_max)
         self.beta_min = beta_min
         self.beta_max = beta_max
@@ -73,7 +73,8 @@ class _LinearBeta(Schedule):
         """The root of the quadratic `log_alpha`, in the form that does not cancel near t = 0."""
         rate = -2 * log_alpha
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * rate)
-        return 2 * rate / (self.beta_min + root)
+        least = torch.finfo(rate.dtype).tiny  # where beta_min = 0, the time 0 is 0 / 0
+        return 2 * rate / (self.beta_min + root).clamp(min=least)
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(self.log_alpha(t))
@@ -95,7 +96,7 @@ class VP(_LinearBeta):
     The continuous limit of DDPM; the prior is N(0, I).
 
     Args:
-        beta_min: rate at t = 0, > 0.
+        beta_min: rate at t = 0, >= 0; with 0, sigma grows from t = 0 in proportion to t, not to its root.
         beta_max: rate at t = 1, > beta_min.
     """
 
@@ -120,7 +121,7 @@ class SubVP(_LinearBeta):
     """Sub-variance preserving: VP's alpha with sigma = 1 - alpha^2 (Song et al. 2021, eq. 29 and appendix B).
 
     Args:
-        beta_min: rate at t = 0, > 0.
+        beta_min: rate at t = 0, >= 0; with 0, sigma grows from t = 0 as t^2: then t_min = 1e-5 is a level of 1e-9.
         beta_max: rate at t = 1, > beta_min.
     """
 
