@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scorefield.models import MixtureModel
-from scorefield.schedules import EDM, VE, VP, Linear, Schedule, SubVP, Tabulated
+from scorefield.schedules import EDM, VE, VP, Brownian, Linear, Schedule, SubVP, Tabulated
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -19,6 +19,7 @@ SCHEDULES: dict[str, Schedule] = {
     "subvp": SubVP(0.1, 20.0),
     "linear": Linear(1e-3, 0.99),
     "edm": EDM(0.002, 80.0),
+    "brownian": Brownian(0.02**2, 100.0**2),
     "tabulated": Tabulated.ddpm(np.linspace(1e-3, 0.1, 50).tolist()),
 }
 CONTINUOUS = {name: schedule for name, schedule in SCHEDULES.items() if name != "tabulated"}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scorefield.grids import Given, Grid, Karras, Ladder, LogRatio, Resampled, Uniform
-from scorefield.schedules import EDM, VP
+from scorefield.grids import Given, Grid, Karras, Ladder, LogRatio, Resampled, Transferred, Uniform
+from scorefield.schedules import EDM, VP, Brownian, Tabulated
 
 GRIDS = [Uniform(), LogRatio(), Karras(7.0), Karras(3.0)]
 
@@ -12,7 +12,7 @@ GRIDS = [Uniform(), LogRatio(), Karras(7.0), Karras(3.0)]
 def test_every_grid_is_covered():
     there_are = {g for g in Grid.__subclasses__() if g.__module__ == Grid.__module__}  # an edit has one of its own
     # Resampled goes back up: its laws are those of tests/test_constraints.py
-    assert {type(g) for g in GRIDS} | {Given, Ladder, Resampled} == there_are
+    assert {type(g) for g in GRIDS} | {Given, Ladder, Resampled, Transferred} == there_are
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
@@ -44,6 +44,28 @@ def test_own_end_points_replace_the_schedules():
     assert times[[0, -1]].tolist() == [0.7, 1e-3]
     with pytest.raises(ValueError, match=r"t_min=0\.8"):
         Uniform(t_min=0.8, t_max=0.7)(VP(), 5)
+
+
+def test_transferred_levels_are_those_of_the_other_schedule():
+    """EDM's levels as variances, and the other way round; ends that agree stay exact."""
+    edm, brownian = EDM(0.02, 100.0), Brownian(0.02**2, 100.0**2)
+    levels = Karras(7.0)(edm, 20)
+    variances = Transferred(Karras(7.0), edm)(brownian, 20)
+    assert torch.allclose(variances, levels**2, rtol=1e-12)
+    for vp in (VP(), VP(0.0, 20.0)):
+        assert Transferred(Karras(7.0), vp)(vp, 20)[[0, -1]].tolist() == [vp.t_max, vp.t_min]
+    other = Transferred(Resampled(LogRatio(), jump=2, repeats=3), edm)
+    assert (other.moves(6), other.descents(6)) == (24, 18)
+
+
+def test_times_rounded_to_a_chain_are_its_levels():
+    chain = Tabulated.cosine(1000)
+    times = Uniform(t_max=0.992, levels=1000)(chain, 17)
+    # Karras et al. 2022, table 1: floor(j_0 + (M - 1 - j_0) / (N - 1) i + 1/2) from the noisiest, j_0 = 8.
+    expected = [1000 - int(8 + 991 / 17 * i + 0.5) for i in range(18)]
+    assert (1000 * times).tolist() == expected
+    with pytest.raises(ValueError, match=r"levels=1000 .* 1200 steps"):
+        Uniform(levels=1000)(chain, 1200)
 
 
 def test_recorded_edm_levels(recorded):

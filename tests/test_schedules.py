@@ -1,17 +1,35 @@
 """Laws of schedules: derivatives, transitions, inverses, and the marginals of the SDE they claim."""
 
 import inspect
+import math
 
 import pytest
 import torch
 from scipy.integrate import solve_ivp
 
 from scorefield import schedules as module
-from scorefield.schedules import VE, VP, Constant, Linear, Schedule, SubVP, Tabulated
+from scorefield.schedules import (
+    EDM,
+    VE,
+    VP,
+    Brownian,
+    Constant,
+    Exploding,
+    Linear,
+    Preserving,
+    Schedule,
+    SubVP,
+    Tabulated,
+)
 from tests.conftest import CONTINUOUS, SCHEDULES, inside
 
-# Edges of the parameters, for the laws of this page: rates that begin at 0.
-EDGES: dict[str, Schedule] = {"vp from rate 0": VP(0.0, 20.0), "subvp from rate 0": SubVP(0.0, 20.0)}
+# For the laws of this page alone: rates that begin at 0, and the levels of one schedule under another scaling.
+EDGES: dict[str, Schedule] = {
+    "vp from rate 0": VP(0.0, 20.0),
+    "subvp from rate 0": SubVP(0.0, 20.0),
+    "exploding": Exploding(VP(0.1, 20.0)),
+    "preserving": Preserving(EDM(0.002, 80.0)),
+}
 
 
 @pytest.fixture(params=[*SCHEDULES.values(), *EDGES.values()], ids=[*SCHEDULES, *EDGES])
@@ -30,7 +48,7 @@ def test_every_schedule_is_covered():
         for _, c in inspect.getmembers(module, inspect.isclass)
         if issubclass(c, Schedule) and not inspect.isabstract(c) and not c.__name__.startswith("_")
     }
-    assert classes - {Constant} == {type(s) for s in SCHEDULES.values()}
+    assert classes - {Constant} == {type(s) for s in [*SCHEDULES.values(), *EDGES.values()]}
 
 
 def test_derivatives_equal_central_differences(continuous):
@@ -196,6 +214,30 @@ def test_tabulated_ladder_begins_with_clean_data_and_rises_through_its_levels():
     assert torch.allclose(ladder.time_at(ratio[1:]), t[1:], rtol=1e-12)
 
 
+def test_iddpms_chain_is_karras_recursion_of_its_ratios():
+    """u_(j-1)^2 = (u_j^2 + 1) / max(abar_(j-1) / abar_j, C_1) - 1 from u_M = 0, abar_j = sin^2(pi j / 2M (C_2 + 1))."""
+    m, u = 1000, [0.0]
+    for j in range(m, 0, -1):
+        before, now = (math.sin(math.pi / 2 * k / (m * 1.008)) ** 2 for k in (j - 1, j))
+        u.append(math.sqrt((u[-1] ** 2 + 1) / max(before / now, 0.001) - 1))
+    chain = Tabulated.cosine(m)
+    # From u_M = 0 upwards: the first is 1 + 4e-5 less 1, five digits of sixteen.
+    assert torch.allclose(chain.ratio(torch.arange(1, m + 1) / m), torch.tensor(u[1:]), rtol=1e-10)
+
+
+def test_scalings_of_one_schedule_have_its_levels():
+    """Karras et al. 2022, table 1: of VP the level sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), and s of either."""
+    t = inside(VP())
+    level = torch.sqrt(torch.exp(19.9 * t**2 / 2 + 0.1 * t) - 1)
+    # exp - 1 cancels 1e-16 against 1e-6 here, not in the schedule.
+    assert torch.allclose(Exploding(VP()).sigma(t), level, rtol=1e-9)
+    for name in ("alpha", "sigma", "drift", "diffusion_sq"):
+        ours, of = (getattr(schedule, name)(t) for schedule in (Preserving(VP()), VP()))
+        assert torch.allclose(ours, of, rtol=1e-9), name
+        ours, of = (getattr(schedule, name)(t) for schedule in (Exploding(Preserving(VE())), VE()))
+        assert torch.allclose(ours, of, rtol=1e-9, atol=1e-12), name
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
@@ -204,6 +246,8 @@ def test_tabulated_ladder_begins_with_clean_data_and_rises_through_its_levels():
         (lambda: SubVP(-0.1, 20.0), "beta_min=-0.1"),
         (lambda: Linear(0.5, 0.1), "t_max=0.1"),
         (lambda: Constant(-1.0), "sigma=-1.0"),
+        (lambda: Brownian(0.0), "t_min=0.0"),
+        (lambda: Tabulated.cosine(1000, beta_last=1.0), "beta_last=1.0"),
         (lambda: Tabulated([1.0, 0.9], [0.5, 0.1]), "increase"),
     ],
 )

@@ -3,6 +3,7 @@
 A grid takes its end points from the schedule unless it is given its own. `Resampled` alone goes back up in between.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,14 +37,25 @@ class Uniform(Grid):
     Args:
         t_min: time at which sampling ends; None takes the schedule's.
         t_max: time at which sampling starts; None takes the schedule's.
+        levels: round each time to a level of a `Tabulated` chain of so many, a multiple of 1 / levels; None for none.
     """
 
     t_min: float | None = None
     t_max: float | None = None
+    levels: int | None = None
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
         start, end = _ends(schedule, self.t_min, self.t_max)
-        return _pin(_line(start, end, steps), start, end)
+        times = _pin(_line(start, end, steps), start, end)
+        if self.levels is None:
+            return times
+        rounded = (self.levels * times).round() / self.levels
+        if not (rounded.diff() < 0).all():
+            raise ValueError(
+                f"levels={self.levels} leaves fewer times than {steps} steps need between t={float(end):.4g} and "
+                f"{float(start):.4g}; take fewer steps"
+            )
+        return rounded
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,35 @@ class Karras(Grid):
         start, end = _ends(schedule, self.t_min, self.t_max)
         high, low = schedule.ratio(torch.stack([start, end])) ** (1 / self.rho)
         return _pin(schedule.time_at(_line(high, low, steps) ** self.rho), start, end)
+
+
+@dataclass(frozen=True)
+class Transferred(Grid):
+    """The levels sigma / alpha of a grid on another schedule, at the times where this schedule has them.
+
+    The discretisation of Karras et al. 2022, table 1, without the schedule that belongs to it: uniform times of VP, or
+    the chain of iDDPM, as levels for any sigma(t) and s(t).
+
+    Args:
+        grid: the grid.
+        schedule: the schedule that it is laid on.
+    """
+
+    grid: Grid
+    schedule: Schedule
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        times = schedule.time_at(self.schedule.ratio(self.grid(self.schedule, steps)))
+        for i, end in ((0, schedule.t_max), (-1, schedule.t_min)):  # which rounding may have moved beyond it
+            if math.isclose(float(times[i]), end, rel_tol=1e-9):
+                times[i] = end
+        return times
+
+    def descents(self, steps: int) -> int:
+        return self.grid.descents(steps)
+
+    def moves(self, steps: int) -> int:
+        return self.grid.moves(steps)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Deterministic kernels converge to the exact flow at their declared order, on every schedule."""
 
+import functools
 from itertools import pairwise
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from scorefield.grids import Karras, LogRatio
+from scorefield.grids import Karras, LogRatio, Transferred, Uniform
 from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M, Euler, Heun, Kernel, ReverseDiffusion
 from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.samplers import Sampler
-from scorefield.schedules import EDM, VE, VP
+from scorefield.schedules import EDM, VE, VP, Brownian, Exploding, Preserving, Tabulated
 from tests.conftest import MIXTURE
 
 KERNELS: list[Kernel] = [
@@ -52,6 +53,51 @@ def test_measured_order_is_the_declared_one(mixture, kernel):
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     # The next order's contribution at these step sizes bends the line by up to 0.1.
     assert slope == pytest.approx(kernel.order, abs=0.15), errors
+
+
+SCALINGS = {"none": Exploding, "vp": Preserving}
+LEVELS = {"vp": VP(0.1, 20.0, t_min=1e-3), "ve": Brownian(0.02**2, 100.0**2), "linear": EDM(0.002, 80.0)}
+# The discretisations as levels, for whatever schedule: of VP, VE, iDDPM (as a continuous chain) and EDM.
+DISCRETISATIONS = {
+    "vp": Transferred(Uniform(), VP(0.1, 20.0, t_min=1e-3)),
+    "ve": LogRatio(),
+    "iddpm": Transferred(Uniform(t_max=0.992), Tabulated.cosine(1000)),
+    "edm": Karras(7.0),
+}
+
+
+@functools.cache
+def flow_of_levels(start: float, end: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points x / alpha at one level sigma / alpha, and where the exact flow has them at another: under any schedule."""
+    model = MixtureModel(EDM(), **MIXTURE)
+    x = model.sample_like(torch.empty(2, 2), torch.full((2,), start), StreamNoise(0))
+    return x, exact_flow(model, x, start, end)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize("discretisation", DISCRETISATIONS)
+def test_every_combination_of_the_ablation_is_second_order(discretisation, levels, scaling):
+    """Karras et al. 2022, algorithm 3 and table 1: any discretisation, sigma(t) and s(t) leads to the same samples."""
+    schedule, grid = SCALINGS[scaling](LEVELS[levels]), DISCRETISATIONS[discretisation]
+    model, ends = MixtureModel(schedule, **MIXTURE), grid(schedule, 1)
+    first, last = schedule.alpha(ends).tolist()
+    x, truth = flow_of_levels(*(round(u, 9) for u in schedule.ratio(ends).tolist()))
+    errors = [float((Sampler(grid, n, Heun())(model, first * x).x / last - truth).norm()) for n in (100, 200)]
+    # Coarse steps of levels that do not suit the schedule converge faster than they will, so no bound from above.
+    assert np.log2(errors[0] / errors[1]) > 1.85, errors
+
+
+def test_the_step_to_time_0_needs_clean_data_there():
+    """Data of variance 1 keep it under VP: the flow and its step to 0 stand still, where E[x | x_t] is alpha x_t."""
+    model, t = MixtureModel(VP(), [1.0], [[0.0]], [[1.0]]), torch.tensor([0.3])
+    x = torch.tensor([[0.7]])
+    for kernel in (Euler(to_zero=True), Heun(to_zero=True)):
+        assert torch.allclose(kernel.denoise(model, x, t, {}, StreamNoise(0)), x, rtol=1e-12)
+        with pytest.raises(ValueError, match=r"to_zero=True .* VE"):
+            kernel.denoise(MixtureModel(VE(), **MIXTURE), torch.ones(1, 2), t, {}, StreamNoise(0))
+    shrunk = Euler().denoise(model, x, t, {}, StreamNoise(0))
+    assert torch.allclose(shrunk, VP().alpha(t) * x, rtol=1e-12)
 
 
 def test_ddim_is_euler_in_the_noise_to_signal_ratio():

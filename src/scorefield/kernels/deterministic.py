@@ -14,7 +14,15 @@ from scorefield.tensors import per_sample
 
 @dataclass(frozen=True)
 class Euler(Kernel):
-    """x_s = x + (s - t) velocity(x, t)."""
+    """x_s = x + (s - t) velocity(x, t).
+
+    Args:
+        to_zero: make the last move, `denoise`, one more such step, to t = 0, where the schedule's sigma must be 0.
+            EDM's samplers end so (Karras et al. 2022, algorithms 1 to 3); where alpha = 1 and sigma = t it is the
+            posterior mean itself.
+    """
+
+    to_zero: bool = False
 
     order = 1
 
@@ -22,6 +30,13 @@ class Euler(Kernel):
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
         return x + per_sample((s - t).to(x), x) * model(x, t, cond).velocity, state
+
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        if self.to_zero:
+            return _to_zero(model, x, t, cond)
+        return super().denoise(model, x, t, state, noise, cond)
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Heun(Kernel):
         churn_max: S_max, largest u at which noise is added.
         churn_noise: S_noise, standard deviation of the added noise relative to the exact transition's.
         midpoint: alpha of algorithm 3, in (0, 1]: 1 is Heun's method, 1/2 the midpoint method.
+        to_zero: make the last move, `denoise`, Euler's step to t = 0, see `Euler`.
     """
 
     churn: float = 0.0
@@ -44,6 +60,7 @@ class Heun(Kernel):
     churn_max: float = math.inf
     churn_noise: float = 1.0
     midpoint: float = 1.0
+    to_zero: bool = False
 
     calls = 2
 
@@ -95,4 +112,17 @@ class Heun(Kernel):
         """The last step, Euler's to noise level 0, which is the posterior mean; churned like every other."""
         if self.churn > 0:
             x, t = self._raise_noise(model, x, t, state, noise)
+        if self.to_zero:
+            return _to_zero(model, x, t, cond)
         return super().denoise(model, x, t, state, noise, cond)
+
+
+def _to_zero(model: ScoreModel, x: Tensor, t: Tensor, cond: Cond | None) -> Tensor:
+    """Euler's step from times t (B,) to 0.
+
+    Raises:
+        ValueError: if there is noise at time 0 too.
+    """
+    if not t.is_cuda and (model.schedule.sigma(torch.zeros_like(t)) != 0).any():
+        raise ValueError(f"to_zero=True needs sigma = 0 at t = 0, where {model.schedule} has noise; use to_zero=False")
+    return x - per_sample(t.to(x), x) * model(x, t, cond).velocity

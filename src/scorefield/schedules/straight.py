@@ -1,4 +1,4 @@
-"""Schedules whose scales are constant or proportional to time: one level, straight paths, time as the level."""
+"""Schedules whose scales are constant or powers of time: one level, straight paths, time as the level or its square."""
 
 import torch
 from torch import Tensor
@@ -107,3 +107,40 @@ class EDM(Schedule):
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), (t - s) * (t + s)
+
+
+class Brownian(Schedule):
+    """The data and a Brownian motion: alpha = 1, sigma = sqrt(t), dx = dw (Karras et al. 2022, table 1, "VE").
+
+    The levels of `VE` in EDM's reading of it, where time is the variance.
+
+    Args:
+        t_min: smallest variance of the noise, > 0, in squared units of the data.
+        t_max: largest variance.
+    """
+
+    def __init__(self, t_min: float = 0.02**2, t_max: float = 100.0**2) -> None:
+        if t_min <= 0:
+            raise ValueError(f"t_min={t_min} is the smallest variance of the noise and must be positive")
+        super().__init__(t_min, t_max)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.sqrt()
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return 0.5 * t.rsqrt()
+
+    def diffusion_sq(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def time_at(self, ratio: Tensor) -> Tensor:
+        return ratio.square()
+
+    def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), t - s

@@ -57,6 +57,28 @@ class Tabulated(Schedule):
         return cls.ddpm(torch.linspace(beta_first, beta_last, levels, dtype=torch.float64).tolist())
 
     @classmethod
+    def cosine(cls, levels: int = 1000, offset: float = 0.008, beta_last: float = 0.999) -> "Tabulated":
+        """`ddpm` with alpha_bar a squared cosine of the index: iDDPM's chain (Nichol & Dhariwal 2021, eq. 17).
+
+        beta_i = min(1 - f_i / f_(i-1), beta_last), f_i = cos^2(pi / 2 (i / N + offset) / (1 + offset)). Its ratios are
+        the u_j of Karras et al. 2022, table 1, "iDDPM", there counted from the noisiest: j = N - i, C_1 = 1 - beta_last
+        and C_2 = offset.
+
+        Args:
+            levels: number of levels N, at least 2.
+            offset: s, >= 0; keeps the first steps from being too small.
+            beta_last: bound of the variances, in (0, 1), which only the last steps reach.
+        """
+        if levels < 2 or offset < 0 or not 0 < beta_last < 1:
+            raise ValueError(
+                f"need levels >= 2, offset >= 0 and 0 < beta_last < 1, got levels={levels}, offset={offset}, "
+                f"beta_last={beta_last}"
+            )
+        angle = (torch.arange(levels + 1, dtype=torch.float64) / levels + offset) / (1 + offset)
+        level = torch.cos(math.pi / 2 * angle).square()
+        return cls.ddpm((1 - level[1:] / level[:-1]).clamp(max=beta_last).tolist())
+
+    @classmethod
     def geometric(cls, sigma_min: float = 0.01, sigma_max: float = 50.0, levels: int = 1000) -> "Tabulated":
         """SMLD's chain: alpha = 1 and noise levels in equal ratios (Song & Ermon 2019; Song et al. 2021, appendix C.1).
 
