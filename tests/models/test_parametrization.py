@@ -1,12 +1,26 @@
 """Laws of labels and input scales: against the schedules they stand for."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
-from scorefield.models import ChainIndex, Fixed, LadderIndex, Log, NetworkModel, Parametrization, Sigma, Time, VPTime
+from scorefield.models import (
+    ChainIndex,
+    Fixed,
+    LadderIndex,
+    Log,
+    NearestLevel,
+    NetworkModel,
+    Parametrization,
+    Sigma,
+    Time,
+    VPTime,
+)
 from scorefield.prediction import Noise, ScaledScore, Score
 from scorefield.schedules import EDM, VE, VP, Tabulated
 
@@ -34,6 +48,43 @@ def test_vp_time_is_the_inverse_of_vps_noise_level():
     sigma = torch.sqrt(torch.expm1(19.9 * t**2 / 2 + 0.1 * t))
     # float64, but 1 - alpha^2 at the first time is 1e-6 and costs six digits.
     torch.testing.assert_close(VPTime(0.1, 20.0, 999.0)(EDM(), sigma), 999 * t, rtol=1e-9, atol=1e-9)
+
+
+def test_nearest_level_is_iddpms_index():
+    """M - 1 - argmin_j |u_j - sigma| by search through all levels, u_j from the cosine of the index."""
+    index = np.arange(1001)
+    survival = np.cos(np.pi / 2 * (index / 1000 + 0.008) / 1.008) ** 2
+    kept = np.cumprod(np.maximum(survival[1:] / survival[:-1], 0.001))
+    u = np.sqrt(1 / kept - 1)[::-1]  # from the noisiest
+    sigma = np.geomspace(0.003, 3e4, 401)
+    expected = [999 - int(np.abs(u - level).argmin()) for level in sigma]
+    label = NearestLevel(Tabulated.cosine(1000))
+    assert label(EDM(), torch.from_numpy(sigma)).tolist() == expected
+    assert label(EDM(), torch.from_numpy(u.copy())).tolist() == list(range(999, -1, -1))
+    # Under another schedule it is the ratio that counts.
+    t = torch.tensor([0.1, 0.4, 0.9])
+    assert torch.equal(label(VP(), t), label(EDM(), VP().ratio(t)))
+
+
+@pytest.mark.parametrize("name", ["edm_vp", "edm_ve", "edm_iddpm"])
+def test_edms_conditioning_of_other_networks(name):
+    """D = c_skip x + c_out F(c_in x, c_noise) with the columns of Karras et al. 2022, table 1, as conf has them."""
+    net, sigma = Listener(), torch.tensor([0.02, 0.7, 40.0])
+    conf = Path(__file__).parents[2] / "conf" / "parametrization"
+    parametrization = instantiate(OmegaConf.load(conf / f"{name}.yaml"))
+    x = torch.randn(3, 5) * sigma[:, None]
+    out = NetworkModel(net, EDM(), parametrization)(x, sigma)
+    c_out, c_in = (sigma, torch.ones(3)) if name == "edm_ve" else (-sigma, 1 / (sigma**2 + 1).sqrt())
+    seen = c_in[:, None] * x
+    torch.testing.assert_close(net.seen[0], seen)
+    torch.testing.assert_close(out.data, x + c_out[:, None] * seen)  # c_skip = 1, and the network returns what it sees
+    if name == "edm_ve":
+        torch.testing.assert_close(net.seen[1], torch.log(sigma / 2))
+    if name == "edm_vp":  # the inverse of sigma^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1
+        t = net.seen[1] / 999
+        torch.testing.assert_close(torch.expm1(19.9 * t**2 / 2 + 0.1 * t), sigma**2)
+    if name == "edm_iddpm":
+        assert net.seen[1].tolist() == NearestLevel(Tabulated.cosine())(EDM(), sigma).tolist()
 
 
 def test_log_and_factor():

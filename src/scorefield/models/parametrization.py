@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scorefield.levels import once
 from scorefield.prediction import Karras, Noise, Target
-from scorefield.schedules import VP, Schedule
+from scorefield.schedules import VP, Schedule, Tabulated
 from scorefield.tensors import per_sample
 
 
@@ -129,6 +129,25 @@ class VPTime(PerTime):
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.factor * VP(self.beta_min, self.beta_max).time_at(schedule.ratio(t))
+
+
+@dataclass(frozen=True)
+class NearestLevel(PerTime):
+    """Index of the level of a chain with the nearest noise-to-signal ratio, 0 for the least noisy.
+
+    M - 1 - argmin_j |u_j - u| of Karras et al. 2022, table 1, "iDDPM", where j counts from the noisiest: a network of a
+    discrete chain under any schedule. Constant between the levels, as `LadderIndex` is.
+
+    Args:
+        chain: the chain.
+    """
+
+    chain: Tabulated
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        levels = self.chain.ratio(self.chain.ladder(self.chain.levels).flip(0))
+        middle = ((levels[1:] + levels[:-1]) / 2).to(t)
+        return torch.bucketize(schedule.ratio(t).contiguous(), middle).to(t.dtype)
 
 
 @dataclass(frozen=True)
