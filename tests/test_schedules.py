@@ -8,6 +8,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from scorefield import schedules as module
+from scorefield.prediction import Velocity
 from scorefield.schedules import (
     EDM,
     VE,
@@ -23,10 +24,11 @@ from scorefield.schedules import (
 )
 from tests.conftest import CONTINUOUS, SCHEDULES, inside
 
-# For the laws of this page alone: rates that begin at 0, and the levels of one schedule under another scaling.
+# For the laws of this page alone: rates that begin at 0, a sigma that does not, one schedule under another scaling.
 EDGES: dict[str, Schedule] = {
     "vp from rate 0": VP(0.0, 20.0),
     "subvp from rate 0": SubVP(0.0, 20.0),
+    "linear from sigma_min": Linear(1e-3, 0.99, sigma_min=0.05),
     "exploding": Exploding(VP(0.1, 20.0)),
     "preserving": Preserving(EDM(0.002, 80.0)),
 }
@@ -184,6 +186,18 @@ def test_constant_has_one_level_and_no_dynamics():
         noisy.time_at(t)
 
 
+def test_lines_to_a_noise_of_sigma_min_are_lipmans():
+    """psi_s(x0) = (1 - (1 - sigma_min) s) x0 + s x1 with s = 1 - t and noise x0, and its velocity (eq. 22 and 23)."""
+    schedule, least, t = Linear(0.0, 1.0, sigma_min=0.1), 0.1, torch.tensor([0.0, 0.3, 1.0])
+    data, noise = torch.randn(3, 2), torch.randn(3, 2)
+    s = 1 - t[:, None]
+    assert torch.allclose(schedule.perturb(data, t, noise), (1 - (1 - least) * s) * noise + s * data, rtol=1e-13)
+    p, q = Velocity().coefficients(schedule, t)
+    theirs = data - (1 - least) * noise  # along s, which runs the other way
+    assert torch.allclose(p[:, None] * data + q[:, None] * noise, -theirs, rtol=1e-13)
+    assert schedule.sigma(t)[[0, 2]].tolist() == [least, 1.0]
+
+
 def test_geometric_ladder_is_ve_at_equal_times():
     levels, low, high = 10, 0.01, 1.0
     ladder = torch.logspace(0, -2, levels)
@@ -245,6 +259,7 @@ def test_scalings_of_one_schedule_have_its_levels():
         (lambda: VP(20.0, 0.1), "beta_max=0.1"),
         (lambda: SubVP(-0.1, 20.0), "beta_min=-0.1"),
         (lambda: Linear(0.5, 0.1), "t_max=0.1"),
+        (lambda: Linear(sigma_min=1.0), "sigma_min=1.0"),
         (lambda: Constant(-1.0), "sigma=-1.0"),
         (lambda: Brownian(0.0), "t_min=0.0"),
         (lambda: Tabulated.cosine(1000, beta_last=1.0), "beta_last=1.0"),

@@ -46,31 +46,40 @@ class Constant(Schedule):
 
 
 class Linear(Schedule):
-    """Straight lines from data to noise: alpha = 1 - t, sigma = t (Lipman et al. 2023, eq. 20 with sigma_min = 0).
+    """Straight lines from data to noise: alpha = 1 - t, sigma = t + (1 - t) sigma_min (Lipman et al. 2023, eq. 20-23).
 
-    Time runs from data (0) to noise (1), as everywhere in this project. The end points keep clear of sigma = 0 and of
-    alpha = 0, where f = alpha' / alpha has a pole; the prior is N(0, I).
+    Time runs from data (0) to noise (1), as everywhere in this project; there it is 1 - t. The end points keep clear of
+    sigma = 0 and of alpha = 0, where f = alpha' / alpha has a pole; the prior is N(0, I).
+
+    Args:
+        t_min: smallest time, >= 0; 0 is a noise level only where sigma_min > 0.
+        t_max: largest time, <= 1.
+        sigma_min: noise level at t = 0, in [0, 1), in units of the data.
     """
 
-    def __init__(self, t_min: float = 1e-4, t_max: float = 0.999) -> None:
+    def __init__(self, t_min: float = 1e-4, t_max: float = 0.999, sigma_min: float = 0.0) -> None:
         if not 0 <= t_min < t_max <= 1:
             raise ValueError(f"need 0 <= t_min < t_max <= 1, got t_min={t_min}, t_max={t_max}")
+        if not 0 <= sigma_min < 1:
+            raise ValueError(f"sigma_min={sigma_min} must be in [0, 1): below the noise of the prior, which is 1")
         super().__init__(t_min, t_max)
+        self.sigma_min = sigma_min
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
-        return t.clone()
+        return t + (1 - t) * self.sigma_min
 
     def alpha_dot(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
     def sigma_dot(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
+        return torch.full_like(t, 1 - self.sigma_min)
 
     def time_at(self, ratio: Tensor) -> Tensor:
-        return ratio / (1 + ratio)
+        above = ratio - self.sigma_min
+        return above / (1 + above)
 
     @property
     def prior_std(self) -> float:
