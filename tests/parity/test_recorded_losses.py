@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from scorefield.cli.app import conf_dir
+from scorefield.cli.runs import make
 from scorefield.noise import StreamNoise
 from scorefield.objectives import Denoising, Likelihood, SigmaPower, Unit
 from scorefield.prediction import Noise, Score
@@ -45,6 +48,20 @@ def test_score_sde_losses(numbers, sde, network, likelihood, mean):
     # The same through the law that draws the times: u first, then the noise.
     drawn = objective(model, x, None, Replay([u, z]))
     assert torch.allclose(reduction * drawn.per_sample, found, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_half_the_sum_by_configuration(numbers, sde):
+    """objective=score_sde_sum is what the reference minimises with reduce_mean=False."""
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("train", ["objective=score_sde_sum", f"objective.coefficients.score={D / 2}", "times=uniform"])
+    objective = make(config["objective"])
+    model = pixels(continuous_sde(sde), Score() if sde == "ve" else Noise(), 0.9, 0.05)
+    x, z, u = (numbers[name].double() for name in ("batch", "z", "u"))
+    found = objective(model, x, None, Replay([u, z]))
+    key = f"sde/{sde}/perturbed/reduce_mean_False/likelihood_weighting_False"
+    # float64 on either side; the smallest sigma, 1e-3, is a difference from 1 in the reference: 1e-16 / 1e-6.
+    assert torch.allclose(found.per_sample, numbers[f"{key}/per_sample_f64"], rtol=1e-9, atol=0)
 
 
 def test_smld_loss(numbers):

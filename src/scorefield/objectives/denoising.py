@@ -20,7 +20,8 @@ class Denoising(Objective):
 
     Vincent 2011, eq. 14 (one level); Song & Ermon 2019, eq. 5-6; Ho et al. 2020, eq. 14; Song et al. 2021, eq. 7;
     Karras et al. 2022, eq. 8; Lipman et al. 2023, eq. 23: they differ in view, weight and law alone. The error is
-    averaged over the d dimensions; the papers' 1/2 sum over dimensions is d / 2 times this.
+    averaged over the d dimensions; the papers' 1/2 sum over dimensions is d / 2 times this: a `Sum` of one term, or a
+    gradient clipped at 2 / d of the threshold and Adam's eps times 2 / d.
 
     Args:
         view: the target in which the error is measured; None takes what the network itself predicts.
