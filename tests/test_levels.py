@@ -15,7 +15,7 @@ from scorefield.nets.mlp import MLP
 from scorefield.noise import IndexedNoise
 from scorefield.prediction import Data, Prediction, Score, Velocity
 from scorefield.samplers import Sampler
-from scorefield.schedules import VE, VP, Schedule, Tabulated
+from scorefield.schedules import VE, VP, Preserving, Schedule, Tabulated
 from tests.test_samplers import PREDICTORS
 
 TIMES = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)
@@ -112,15 +112,16 @@ def test_a_second_batch_asks_the_schedule_nothing(monkeypatch):
         assert not asked
 
 
-def test_a_changed_schedule_is_asked_again():
+@pytest.mark.parametrize("around", [lambda schedule: schedule, Preserving], ids=["itself", "within another"])
+def test_a_changed_schedule_is_asked_again(around):
     schedule = VE(sigma_max=50.0)
-    model, sampler = network(schedule), Sampler(Uniform(), 3, Euler())
+    model, sampler = network(around(schedule)), Sampler(Uniform(), 3, Euler())
     before = sampler(model, X + 1).x
     schedule.sigma_max = 2.0
     schedule._log_range = VE(sigma_max=2.0)._log_range
     after = sampler(model, X + 1).x
     assert not torch.equal(before, after)
-    assert torch.equal(after, sampler(network(VE(sigma_max=2.0)), X + 1).x)
+    assert torch.equal(after, sampler(network(around(VE(sigma_max=2.0))), X + 1).x)
 
 
 def test_tables_that_differ_are_told_apart():
