@@ -16,7 +16,7 @@ from scorefield.checkpoints.names import Rule, Settings, State, fitted, same
 from scorefield.checkpoints.published import AsPublished
 from scorefield.data.transforms import Affine
 from scorefield.models import Log, NetworkModel, One, Parametrization, Sigma, UnitVariance, VPTime
-from scorefield.nets import ADM, Fir, GaussianFourier, InputResidual, InputSum, NCSNpp, OutputSkip, Positional
+from scorefield.nets import ADM, GaussianFourier, InputResidual, InputSum, NCSNpp, OutputSkip, Positional, TransposedFir
 from scorefield.nets.adm import ADMDown, ADMUp
 from scorefield.nets.layers import ResidualBlock, SelfAttention, ShiftBlock, Stage
 from scorefield.nets.ncsnpp import DecoderLevel, EncoderLevel
@@ -54,7 +54,7 @@ def network(settings: Settings) -> NCSNpp | ADM:
     return NCSNpp(
         **common,
         features=settings.choice("embedding_type", kinds, "positional")(),
-        resampling=Fir(tuple(get("resample_filter", (1, 1)))),
+        resampling=TransposedFir(tuple(get("resample_filter", (1, 1)))),
         input_pyramid=settings.choice(
             "encoder_type", {"standard": None, "skip": InputSum, "residual": InputResidual}, "standard"
         ),

@@ -7,7 +7,7 @@ from scorefield.nets.mlp import MLP
 from scorefield.nets.ncsnpp import InputCat, InputResidual, InputSum, NCSNpp, OutputResidual, OutputSkip
 from scorefield.nets.noise_features import GaussianFourier, NoiseFeatures, Positional
 from scorefield.nets.refinenet import NCSN, NCSNv2
-from scorefield.nets.resampling import Box, CentredBox, Fir, Resampling
+from scorefield.nets.resampling import Box, CentredBox, Fir, Resampling, TransposedFir
 from scorefield.nets.unet import UNet
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "Positional",
     "Resampling",
     "Sinusoidal",
+    "TransposedFir",
     "UNet",
 ]
