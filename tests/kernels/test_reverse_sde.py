@@ -54,6 +54,26 @@ def test_bias_of_ancestral_sampling_halves_with_the_step():
         assert coarse / fine == pytest.approx(2, rel=0.1), kernel
 
 
+def test_steps_of_a_chain_have_its_length_whatever_the_grid():
+    """N(0, 1) under VP, where the score is -x: Euler's mean is x (1 - beta h / 2), the chain's x (2 - a - beta / N)."""
+    model, x, t, n = MixtureModel(VP(), [1.0], [[0.0]], [[1.0]]), torch.tensor([[0.8]]), torch.tensor([0.5]), 11
+    rate = 0.1 + 0.5 * 19.9  # 0.5 is level 5 of 0..10
+    expected = {
+        EulerMaruyama(chain=n): 0.8 * (1 - rate / n / 2),
+        ReverseDiffusion(chain=n): 0.8 * (2 - (1 - rate / n) ** 0.5 - rate / n),
+    }
+    for kernel, mean in expected.items():
+        for s in (0.1, 0.4999):
+            assert float(kernel.step(model, x, t, torch.tensor([s]), {}, _Fixed(0.0))[0]) == pytest.approx(
+                mean, rel=1e-12
+            )
+        assert float(kernel.denoise(model, x, t, {}, _Fixed(0.0))) == pytest.approx(mean, rel=1e-12)
+        noisy = float(kernel.step(model, x, t, t, {}, _Fixed(1.0))[0])
+        assert noisy - mean == pytest.approx((rate / n) ** 0.5, rel=1e-12)
+        with pytest.raises(ValueError, match="chain=1 "):
+            type(kernel)(chain=1)
+
+
 class _Fixed:
     """Noise of one given value."""
 

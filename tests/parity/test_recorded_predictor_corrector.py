@@ -226,6 +226,44 @@ def test_run_of_the_sampler_on_a_chain(numbers, run, predictor, correct):
         agree(found, expected, size=4)
 
 
+@pytest.mark.parametrize(
+    ("run", "predictor", "correct", "size"),
+    [
+        # As above.
+        ("vp_euler_maruyama_none_1", EulerMaruyama(chain=40), None, 4),
+        ("subvp_euler_maruyama_none_1", EulerMaruyama(chain=40), None, 4),
+        # The corrector's a is that of t and not of the level below, at most eps = 1e-3 away: 19.9 / 40 eps of a move of
+        # a third of the noise, 2e-4.
+        (
+            "vp_reverse_diffusion_langevin_2",
+            ReverseDiffusion(chain=40),
+            Langevin(BatchSignalToNoise(SNR, chain=40)),
+            300,
+        ),
+        # So are all levels, at most eps = 1e-5 away: ln(5000) eps = 9e-5 of them.
+        ("ve_reverse_diffusion_langevin_1", ReverseDiffusion(), Langevin(BatchSignalToNoise(SNR)), 150),
+    ],
+)
+def test_run_of_a_composed_sampler(numbers, run, predictor, correct, size):
+    """The published run as a user composes it: continuous schedule, uniform grid, the mean of the last move."""
+    facts, sde = numbers.manifest["pc_runs"][f"pc/{run}"], run.split("_")[0]
+    draws = numbers["pc/noise"][: facts["noises_used"]].double()
+    noise = Replay(draws)
+    x = continuous_sde(sde).prior_like(draws[0], noise)
+    sampler = Sampler(
+        grid=Uniform(t_min=facts["eps"]),
+        steps=39,
+        predictor=predictor,
+        corrector=correct,
+        corrections=facts["n_steps"],
+        denoise_last=True,
+        correct_last=correct is not None,
+    )
+    samples = sampler(exact_model(sde), x, noise=noise)
+    assert samples.nfe == facts["actual_network_calls"]
+    agree(samples.x, numbers[f"pc/{run}/x_mean"], size)
+
+
 def test_run_of_annealed_langevin_dynamics(numbers):
     run = "pc/ve_none_ald_5"
     times = [*grid_of(numbers, run).tolist(), 0.0]

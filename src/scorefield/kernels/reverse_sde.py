@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scorefield.kernels.base import Kernel, State
@@ -15,7 +16,20 @@ from scorefield.tensors import per_sample
 
 @dataclass(frozen=True)
 class EulerMaruyama(Kernel):
-    """x_s = x - (t - s) (f x - g^2 score) + g sqrt(t - s) z (Song et al. 2021, section 4.1)."""
+    """x_s = x - h (f x - g^2 score) + g sqrt(h) z with h = t - s (Song et al. 2021, section 4.1).
+
+    The authors' code takes N times from t_max to t_min and N steps of 1 / N from them, the last without noise. That is
+    ``chain=N`` on a uniform grid of N - 1 steps with ``denoise_last``.
+
+    Args:
+        chain: N, for steps h = 1 / N whatever the grid's, and for the mean of one more as the last move; None for the
+            steps of the grid, and the posterior mean as the last move.
+    """
+
+    chain: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_chain(self.chain)
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
@@ -24,10 +38,19 @@ class EulerMaruyama(Kernel):
         shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
         return shrink * x + push * score + spread * noise.normal_like(x), state
 
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        if self.chain is None:
+            return super().denoise(model, x, t, state, noise, cond)
+        shrink, push, _ = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, t))
+        return shrink * x + push * model(x, t, cond).score
+
     @once
     def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of x, the score and z, (B,)."""
-        h, f, g_sq = t - s, schedule.drift(t), schedule.diffusion_sq(t)
+        h = t - s if self.chain is None else torch.full_like(t, 1 / self.chain)
+        f, g_sq = schedule.drift(t), schedule.diffusion_sq(t)
         return 1 - h * f, h * g_sq, (h * g_sq).sqrt()
 
 
@@ -39,19 +62,27 @@ class ReverseDiffusion(Kernel):
     appendix D.3). The forward step is the schedule's exact transition; on a `Tabulated` schedule that is the discrete
     chain's own.
 
+    The authors' code takes N times from t_max to t_min, and from each the step of a chain of N levels, the last without
+    noise. For VE that is a uniform grid of N - 1 steps with ``denoise_last``; for VP it is ``chain=N`` with the same.
+
     Args:
         eta: amount of noise, in [0, 1].
+        chain: N, for a^2 = 1 + 2 f / N and G^2 = g^2 / N at the time floor(t (N - 1)) / (N - 1), whatever the grid's
+            steps: DDPM's chain under VP, beta = g^2 / N = -2 f / N. The last move is then the mean of one more such
+            step. None for the transition, and the posterior mean as the last move.
     """
 
     eta: float = 1.0
+    chain: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is the probability flow, 1 the reverse SDE")
+        _check_chain(self.chain)
 
     @property
     def order(self) -> int | None:  # type: ignore[override]
-        return 1 if self.eta == 0 else None
+        return 1 if self.eta == 0 and self.chain is None else None
 
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
@@ -61,11 +92,28 @@ class ReverseDiffusion(Kernel):
         x_s = shrink * x + push * score
         return x_s if self.eta == 0 else x_s + spread * noise.normal_like(x), state
 
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        if self.chain is None:
+            return super().denoise(model, x, t, state, noise, cond)
+        shrink, push, _ = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, t))
+        return shrink * x + push * model(x, t, cond).score
+
     @once
     def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of x, the score and z, (B,)."""
-        gain, variance = schedule.transition(s, t)
+        if self.chain is None:
+            gain, variance = schedule.transition(s, t)
+        else:
+            level = torch.floor(t * (self.chain - 1)) / (self.chain - 1)
+            gain, variance = schedule.chain_gain_sq(level, self.chain).sqrt(), schedule.diffusion_sq(level) / self.chain
         return 2 - gain, 0.5 * (1 + self.eta**2) * variance, self.eta * variance.sqrt()
+
+
+def _check_chain(chain: int | None) -> None:
+    if chain is not None and chain < 2:
+        raise ValueError(f"chain={chain} is the number of steps of a chain and must be at least 2, or None")
 
 
 @dataclass(frozen=True)
