@@ -13,7 +13,9 @@ from scorefield.kernels import (
     Ancestral,
     BatchSignalToNoise,
     Consistent,
+    DPMSolver2,
     DPMSolver2M,
+    DPMSolver3,
     DPMSolver3M,
     Euler,
     EulerMaruyama,
@@ -24,6 +26,7 @@ from scorefield.kernels import (
     SigmaStep,
     SignalToNoise,
     Stay,
+    UniPC,
 )
 from scorefield.models import MixtureModel, NetworkModel, Parametrization, ScoreModel
 from scorefield.nets.embeddings import Fourier
@@ -48,6 +51,9 @@ PREDICTORS: list[Kernel] = [
     DPMSolver2M(),
     DPMSolver2M(eta=1.0),
     DPMSolver3M(),
+    DPMSolver2(),
+    DPMSolver3(),
+    UniPC(),
     EulerMaruyama(),
     ReverseDiffusion(),
     ReverseDiffusion(eta=0.0),

@@ -9,7 +9,18 @@ import torch
 from scipy.integrate import solve_ivp
 
 from scorefield.grids import Karras, LogRatio, Transferred, Uniform
-from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M, Euler, Heun, Kernel, ReverseDiffusion
+from scorefield.kernels import (
+    Ancestral,
+    DPMSolver2,
+    DPMSolver2M,
+    DPMSolver3,
+    DPMSolver3M,
+    Euler,
+    Heun,
+    Kernel,
+    ReverseDiffusion,
+    UniPC,
+)
 from scorefield.models import MixtureModel
 from scorefield.noise import StreamNoise
 from scorefield.samplers import Sampler
@@ -24,6 +35,11 @@ KERNELS: list[Kernel] = [
     ReverseDiffusion(eta=0.0),
     DPMSolver2M(),
     DPMSolver3M(),
+    DPMSolver2(),
+    DPMSolver3(),
+    UniPC(1),
+    UniPC(2),
+    UniPC(3),
 ]
 N = 6
 

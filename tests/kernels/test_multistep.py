@@ -3,12 +3,13 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
 
 from scorefield.grids import LogRatio
-from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M
+from scorefield.kernels import Ancestral, DPMSolver2M, DPMSolver3M, UniPC
 from scorefield.models import MixtureModel, ScoreModel
 from scorefield.noise import StreamNoise
 from scorefield.prediction import Data, Prediction
@@ -30,7 +31,7 @@ def test_the_stochastic_form_keeps_the_marginals(schedule, eta):
     assert (error < 4 * (2 / n) ** 0.5 * covariance.diagonal().max()).all()
 
 
-@pytest.mark.parametrize("kernel", [DPMSolver2M(), DPMSolver3M()], ids=repr)
+@pytest.mark.parametrize("kernel", [DPMSolver2M(), DPMSolver3M(), UniPC()], ids=repr)
 def test_without_a_past_it_is_ddim(kernel):
     """One step, from any state: the first-order method that all of them start with."""
     model, x = MixtureModel(VP(t_min=1e-3), **MIXTURE), torch.randn(5, 2)
@@ -38,7 +39,7 @@ def test_without_a_past_it_is_ddim(kernel):
     assert torch.allclose(ours, ddim, rtol=1e-10)
 
 
-@pytest.mark.parametrize("kernel", [DPMSolver2M(), DPMSolver3M()], ids=repr)
+@pytest.mark.parametrize("kernel", [DPMSolver2M(), DPMSolver3M(), UniPC()], ids=repr)
 def test_one_call_and_no_memory_of_another_run(kernel):
     """Kernels are values: a second run from the same start is the same run."""
     model, x = MixtureModel(VP(t_min=1e-3), **MIXTURE), torch.randn(5, 2)
@@ -75,6 +76,57 @@ def test_the_third_order_integrates_a_parabola_exactly(schedule):
         exact = float(schedule.sigma(s) / schedule.sigma(t) * before) + float(schedule.sigma(s)) * integral
         error = abs(float(x) - exact)
         assert error < 1e-10 if i >= 2 else error > 1e-4
+
+
+def through(model: Parabola, lams: list[float]) -> np.poly1d:
+    """The polynomial through the model's data prediction at so many places."""
+    return np.poly1d(np.polyfit(lams, [model.data_at(lam) for lam in lams], len(lams) - 1))
+
+
+def moved(schedule, lams, x, polynomial):
+    """From place to place: sigma_s / sigma_t x + sigma_s int e^lambda D dlambda, by quadrature."""
+    t, s = schedule.time_at(torch.tensor(lams).neg().exp())
+    integral = quad(lambda lam: math.exp(lam) * polynomial(lam), *lams, epsabs=1e-13)[0]
+    return float(schedule.sigma(s) / schedule.sigma(t)) * x + float(schedule.sigma(s)) * integral
+
+
+class Cubic(Parabola):
+    """No polynomial of three values or fewer has it all."""
+
+    def data_at(self, lam):
+        return super().data_at(lam) + 0.03 * lam**3
+
+
+@pytest.mark.parametrize("schedule", [VP(t_min=1e-3), EDM(0.01, 50.0)], ids=repr)
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_unipc_predicts_and_corrects_by_the_polynomials_through_its_values(schedule, p):
+    """Steps of unlike lengths: a point is corrected through p + 1 values, its own too, and the next predicted by p."""
+    model, kernel, corrected = Cubic(schedule), UniPC(p), 1.0
+    times = schedule.time_at(torch.tensor([20.0, 9.0, 5.0, 3.5, 1.0, 0.6]))
+    lams = schedule.ratio(times).log().neg().tolist()
+    x, state = torch.ones(1, 1), kernel.init(torch.ones(1, 1))
+    for i, (t, s) in enumerate(pairwise(times)):
+        x, state = kernel.step(model, x, t[None], s[None], state, StreamNoise(0))
+        if i > 0:
+            corrected = moved(schedule, lams[i - 1 : i + 1], corrected, through(model, lams[max(0, i - p) : i + 1]))
+        predicted = moved(schedule, lams[i : i + 2], corrected, through(model, lams[max(0, i - p + 1) : i + 1]))
+        assert float(x) == pytest.approx(predicted, rel=1e-9)
+
+
+def test_unipc_keeps_what_was_done_to_a_point_in_between():
+    """Where D does not depend on x, a push goes through the step as the linear part takes it, sigma_s / sigma_t."""
+    schedule = VP(t_min=1e-3)
+    model, kernel = Parabola(schedule), UniPC()
+    t, m, s = torch.tensor([[0.9], [0.6], [0.3]])
+    x, state = kernel.step(model, torch.ones(1, 1), t, m, {}, StreamNoise(0))
+    pushed, still = (float(kernel.step(model, x + push, m, s, state, StreamNoise(0))[0]) for push in (0.5, 0.0))
+    assert pushed - still == pytest.approx(0.5 * float(schedule.sigma(s) / schedule.sigma(m)), rel=1e-9)
+
+
+def test_unipc_predicts_from_up_to_three_values():
+    for p in (0, 4):
+        with pytest.raises(ValueError, match=f"p={p} .* 1, 2 or 3"):
+            UniPC(p)
 
 
 def test_impossible_noise_is_refused():

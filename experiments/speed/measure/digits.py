@@ -33,7 +33,7 @@ STEPS, REPEATS, PAIRS, BATCH = 40, 5, 200, 128
 SHORT = ("sampler.steps=10", "sampler.denoise_last=false")
 SAMPLERS = {
     **dict.fromkeys(("edm_heun", "edm_churn", "euler", "ddim", "ancestral", "dpmpp_2m", "dpmpp_2m_sde"), SHORT),
-    **dict.fromkeys(("dpmpp_3m", "euler_maruyama", "reverse_diffusion", "pc"), SHORT),
+    **dict.fromkeys(("dpmpp_3m", "unipc", "dpm_2", "dpm_3", "euler_maruyama", "reverse_diffusion", "pc"), SHORT),
     "annealed_langevin": ("sampler.corrections=2", "sampler.steps=5"),
     "consistent": (*SHORT, "sampler.predictor.eta=0.7"),
     "flow": ("sampler.denoise_last=false",),

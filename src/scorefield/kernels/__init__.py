@@ -11,14 +11,17 @@ from scorefield.kernels.langevin import (
     TemperedLangevin,
 )
 from scorefield.kernels.metropolis import Mala, acceptance
-from scorefield.kernels.multistep import DPMSolver2M, DPMSolver3M
+from scorefield.kernels.multistep import DPMSolver2M, DPMSolver3M, UniPC
 from scorefield.kernels.reverse_sde import Ancestral, Consistent, EulerMaruyama, ReverseDiffusion
+from scorefield.kernels.singlestep import DPMSolver2, DPMSolver3
 
 __all__ = [
     "Ancestral",
     "BatchSignalToNoise",
     "Consistent",
+    "DPMSolver2",
     "DPMSolver2M",
+    "DPMSolver3",
     "DPMSolver3M",
     "Draws",
     "Euler",
@@ -35,6 +38,7 @@ __all__ = [
     "Stay",
     "StepSize",
     "TemperedLangevin",
+    "UniPC",
     "acceptance",
     "run_chains",
 ]

@@ -10,6 +10,7 @@ steps between them, so steps may differ in length. The first steps have no past 
 there the noise is so large that D hardly moves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -117,3 +118,79 @@ class DPMSolver3M(Kernel):
         first = (decay + h) / h  # the moments of e^(lambda - lambda_s) against 1, the slope and half the bend
         second = 0.5 - (decay + h) / h.square()
         return h, schedule.sigma(s) / schedule.sigma(t), -alpha * decay, alpha * first, alpha * second
+
+
+def _adams(h: Tensor, nodes: Sequence[Tensor]) -> list[Tensor]:
+    """Weights w_j, (B,), with sum_j w_j D(lambda_t + u_j h) = int e^{lambda - lambda_s} D dlambda over the step.
+
+    Exact for polynomials D of a lower degree than there are nodes: sum_j w_j u_j^k is the k-th moment, I_0 = 1 - e^-h
+    and I_k = 1 - k / h I_{k-1}.
+
+    Args:
+        h: length of the step in lambda, (B,).
+        nodes: u_j, (B,), all different.
+    """
+    moments = [-torch.expm1(-h)]
+    for k in range(1, len(nodes)):
+        moments.append(1 - k / h * moments[-1])
+    u = torch.stack(list(nodes), 1)
+    powers = torch.stack([u**k for k in range(len(nodes))], 1)
+    return list(torch.linalg.solve(powers, torch.stack(moments, 1)).unbind(1))
+
+
+@dataclass(frozen=True)
+class UniPC(Kernel):
+    """UniPC-p: a multistep prediction, corrected once the network has been asked where it led (Zhao et al. 2023).
+
+    Algorithms 1 and 2 there, with the data prediction: the step is predicted from the last p values of D (UniP-p), and
+    x_t corrected by the polynomial through these and the value at x_t itself (UniC-p), at no further call. The last
+    point of a run is a prediction. The coefficients solve the equations for them (there, eq. 6), from which B(h) drops
+    out; the authors' code takes 1/2 where that is enough for the order. A correction is added to x, so that what a
+    corrector or a constraint has done to it in between remains.
+
+    Args:
+        p: values of the prediction, 1, 2 or 3; the order is one more.
+    """
+
+    p: int = 3
+
+    def __post_init__(self) -> None:
+        if self.p not in (1, 2, 3):
+            raise ValueError(f"p={self.p} is the number of values that a step is predicted from: 1, 2 or 3")
+
+    @property
+    def order(self) -> int | None:  # type: ignore[override]
+        return self.p + 1
+
+    def step(
+        self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> tuple[Tensor, State]:
+        schedule, data = model.schedule, model(x, t, cond).data
+        values, times = ([v for k, v in state.items() if k.startswith(name)] for name in ("data", "time"))
+        for weight, value in zip(self._correction(schedule, t, *times), [data, *values], strict=False):
+            x = x + per_sample(weight.to(x), x) * value
+        values, times = [data, *values][: self.p], [t, *times][: self.p]
+        shrink, pulls = self._prediction(schedule, s, *times)
+        x_s = per_sample(shrink.to(x), x) * x
+        for pull, value in zip(pulls, values, strict=True):
+            x_s = x_s + per_sample(pull.to(x), x) * value
+        kept = {f"data_{i}": value for i, value in enumerate(values)}
+        return x_s, kept | {f"time_{i}": time for i, time in enumerate(times)}
+
+    @once
+    def _correction(self, schedule: Schedule, t: Tensor, *before: Tensor) -> list[Tensor]:
+        """Weights of D at t and at the times before it, the latest first, in what is added to the predicted x_t."""
+        if not before:
+            return []
+        h = _step_length(schedule, before[0], t)
+        known = [_step_length(schedule, before[0], time) / h for time in before]
+        first, *others = _adams(h, [torch.ones_like(h), *known])
+        changes = [new - old for new, old in zip(others, _adams(h, known), strict=True)]
+        return [schedule.alpha(t) * weight for weight in (first, *changes)]
+
+    @once
+    def _prediction(self, schedule: Schedule, s: Tensor, t: Tensor, *before: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Weights of x_t, and of D at t and at the times before it, in x_s."""
+        h = _step_length(schedule, t, s)
+        weights = _adams(h, [_step_length(schedule, t, time) / h for time in (t, *before)])
+        return schedule.sigma(s) / schedule.sigma(t), [schedule.alpha(s) * weight for weight in weights]
