@@ -1,6 +1,7 @@
 """Networks, models, data and objectives that do not fit each other."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from hydra.utils import instantiate
@@ -83,10 +84,17 @@ def classifier_is_trained_as_one(draft: Draft) -> Iterator[str]:
 
 
 def compute_is_heard(draft: Draft) -> Iterator[str]:
-    """Only networks whose output is the prediction have settings for their calls."""
-    asked = draft.parts.get("compute")
-    if isinstance(asked, Compute) and asked != Compute() and not isinstance(draft.parts["model"], NetworkModel):
-        kind = type(draft.parts["model"]).__name__
+    """Only networks whose output is the prediction have settings for their calls.
+
+    What `compute=plain` keeps of freed memory is no choice of anybody, and other models do without.
+    """
+    asked, model = draft.parts.get("compute"), draft.parts["model"]
+    if (
+        isinstance(asked, Compute)
+        and replace(asked, keep_memory=False) != Compute()
+        and not isinstance(model, NetworkModel)
+    ):
+        kind = type(model).__name__
         yield f"compute={asked} is for model=network; {kind} does not read it, choose compute=plain"
 
 
