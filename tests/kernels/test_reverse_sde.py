@@ -72,6 +72,8 @@ def test_steps_of_a_chain_have_its_length_whatever_the_grid():
         assert noisy - mean == pytest.approx((rate / n) ** 0.5, rel=1e-12)
         with pytest.raises(ValueError, match="chain=1 "):
             type(kernel)(chain=1)
+    assert ReverseDiffusion(eta=0.0).order == 1
+    assert ReverseDiffusion(eta=0.0, chain=n).order is None  # of a chain that no grid makes finer
     # The level below, 5, until the next is reached.
     later = ReverseDiffusion(chain=n).step(model, x, torch.tensor([0.58]), t, {}, _Fixed(0.0))[0]
     assert float(later) == pytest.approx(expected[ReverseDiffusion(chain=n)], rel=1e-12)

@@ -144,9 +144,9 @@ class UniPC(Kernel):
 
     Algorithms 1 and 2 there, with the data prediction: the step is predicted from the last p values of D (UniP-p), and
     x_t corrected by the polynomial through these and the value at x_t itself (UniC-p), at no further call. The last
-    point of a run is a prediction. The coefficients solve the equations for them (there, eq. 6), from which B(h) drops
-    out; the authors' code takes 1/2 where that is enough for the order. A correction is added to x, so that what a
-    corrector or a constraint has done to it in between remains.
+    point of a run is a prediction. The coefficients solve the equations for them (there, theorem 3.1), from which B(h)
+    drops out; the authors' code takes 1/2 where that is enough for the order. A correction is added to x, so that what
+    a corrector or a constraint has done to it in between remains.
 
     Args:
         p: values of the prediction, 1, 2 or 3; the order is one more.

@@ -1,5 +1,6 @@
 """Stochastic predictors: discretisations of the reverse-time SDE dx = [f x - g^2 score] dt + g dw (Anderson 1982)."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,36 @@ from scorefield.schedules import Schedule
 from scorefield.tensors import per_sample
 
 
+class _Discretised(Kernel):
+    """A step by weights of x, the score and noise, over the grid's distance or that of a chain of so many steps."""
+
+    chain: int | None
+
+    def __post_init__(self) -> None:
+        if self.chain is not None and self.chain < 2:
+            raise ValueError(f"chain={self.chain} is the number of steps of a chain and must be at least 2, or None")
+
+    @abstractmethod
+    def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of x, the score and z, (B,)."""
+
+    def _moved(self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, cond: Cond | None) -> tuple[Tensor, Tensor]:
+        """The mean of x_s, and the standard deviation of its noise with as many axes."""
+        score = model(x, t, cond).score
+        shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
+        return shrink * x + push * score, spread
+
+    def denoise(
+        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
+    ) -> Tensor:
+        """The posterior mean; of a chain the mean of its next step, whose length does not depend on where it ends."""
+        if self.chain is None:
+            return super().denoise(model, x, t, state, noise, cond)
+        return self._moved(model, x, t, t, cond)[0]
+
+
 @dataclass(frozen=True)
-class EulerMaruyama(Kernel):
+class EulerMaruyama(_Discretised):
     """x_s = x - h (f x - g^2 score) + g sqrt(h) z with h = t - s (Song et al. 2021, section 4.1).
 
     The authors' code takes N times from t_max to t_min and N steps of 1 / N from them, the last without noise. That is
@@ -28,34 +57,21 @@ class EulerMaruyama(Kernel):
 
     chain: int | None = None
 
-    def __post_init__(self) -> None:
-        _check_chain(self.chain)
-
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        score = model(x, t, cond).score
-        shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
-        return shrink * x + push * score + spread * noise.normal_like(x), state
-
-    def denoise(
-        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
-    ) -> Tensor:
-        if self.chain is None:
-            return super().denoise(model, x, t, state, noise, cond)
-        shrink, push, _ = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, t))
-        return shrink * x + push * model(x, t, cond).score
+        mean, spread = self._moved(model, x, t, s, cond)
+        return mean + spread * noise.normal_like(x), state
 
     @once
     def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x, the score and z, (B,)."""
         h = t - s if self.chain is None else torch.full_like(t, 1 / self.chain)
         f, g_sq = schedule.drift(t), schedule.diffusion_sq(t)
         return 1 - h * f, h * g_sq, (h * g_sq).sqrt()
 
 
 @dataclass(frozen=True)
-class ReverseDiffusion(Kernel):
+class ReverseDiffusion(_Discretised):
     """x_s = (2 - a) x + (1 + eta^2) / 2 G^2 score + eta G z, with a and G^2 of the forward step from s to t.
 
     eta = 1 discretises the reverse SDE (Song et al. 2021, eq. 46), eta = 0 the probability flow in the same way (there,
@@ -78,7 +94,7 @@ class ReverseDiffusion(Kernel):
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta={self.eta} must be in [0, 1]: 0 is the probability flow, 1 the reverse SDE")
-        _check_chain(self.chain)
+        super().__post_init__()
 
     @property
     def order(self) -> int | None:  # type: ignore[override]
@@ -87,33 +103,17 @@ class ReverseDiffusion(Kernel):
     def step(
         self, model: ScoreModel, x: Tensor, t: Tensor, s: Tensor, state: State, noise: Noise, cond: Cond | None = None
     ) -> tuple[Tensor, State]:
-        score = model(x, t, cond).score
-        shrink, push, spread = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, s))
-        x_s = shrink * x + push * score
-        return x_s if self.eta == 0 else x_s + spread * noise.normal_like(x), state
-
-    def denoise(
-        self, model: ScoreModel, x: Tensor, t: Tensor, state: State, noise: Noise, cond: Cond | None = None
-    ) -> Tensor:
-        if self.chain is None:
-            return super().denoise(model, x, t, state, noise, cond)
-        shrink, push, _ = (per_sample(w.to(x), x) for w in self._weights(model.schedule, t, t))
-        return shrink * x + push * model(x, t, cond).score
+        mean, spread = self._moved(model, x, t, s, cond)
+        return mean if self.eta == 0 else mean + spread * noise.normal_like(x), state
 
     @once
     def _weights(self, schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x, the score and z, (B,)."""
         if self.chain is None:
             gain, variance = schedule.transition(s, t)
         else:
             level = torch.floor(t * (self.chain - 1)) / (self.chain - 1)
             gain, variance = schedule.chain_gain_sq(level, self.chain).sqrt(), schedule.diffusion_sq(level) / self.chain
         return 2 - gain, 0.5 * (1 + self.eta**2) * variance, self.eta * variance.sqrt()
-
-
-def _check_chain(chain: int | None) -> None:
-    if chain is not None and chain < 2:
-        raise ValueError(f"chain={chain} is the number of steps of a chain and must be at least 2, or None")
 
 
 @dataclass(frozen=True)
