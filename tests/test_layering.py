@@ -16,7 +16,7 @@ LEVELS = {
     2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques", "operators"],
     3: ["models"],
     4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
-    5: ["samplers", "objectives", "dequantisation"],
+    5: ["samplers", "objectives", "dequantisation", "variational_chain"],
     6: ["training", "records", "editing"],
     7: ["cli"],
 }

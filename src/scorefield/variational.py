@@ -77,7 +77,7 @@ class VariationalBound:
             ends.append(self._reconstruction(model, x, schedule.perturb(x, low, noise.normal_like(x)), low, cond))
         diffusion, reconstruction = torch.stack(inner), torch.stack(ends)
         spread = (diffusion + reconstruction).std(0) / math.sqrt(self.draws)
-        prior = self._prior(model, x)
+        prior = schedule.prior_divergence(x, torch.full_like(low, schedule.t_max))
         parts = prior, diffusion.mean(0), reconstruction.mean(0)
         return Bound(parts[0] + parts[1] + parts[2], spread, *parts)
 
@@ -86,11 +86,3 @@ class VariationalBound:
         variance = model.schedule.ratio(t).double().square()
         error = event_sum((x - model(x_min, t, cond).data).double().square())
         return error / (2 * variance) + event_size(x) / 2 * torch.log(2 * math.pi * variance)
-
-    @staticmethod
-    def _prior(model: ScoreModel, x: Tensor) -> Tensor:
-        """KL(N(alpha x, sigma^2 I) || N(0, tau^2 I)) at t_max."""
-        schedule, d = model.schedule, event_size(x)
-        end = torch.full((len(x),), schedule.t_max, dtype=torch.float64, device=x.device)
-        alpha_sq, ratio = schedule.alpha(end).square(), (schedule.sigma(end) / schedule.prior_std).square()
-        return (alpha_sq * event_sum(x.double().square()) / schedule.prior_std**2 + d * (ratio - 1 - ratio.log())) / 2

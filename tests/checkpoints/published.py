@@ -116,7 +116,7 @@ def drawn(source: str, config: Mapping[str, Any], seed: int = 0) -> dict[str, Te
 def _shapes(rule: Rule, wanted: tuple[int, ...]) -> list[tuple[int, ...]]:
     n = len(rule.theirs)
     one = (wanted[0] // n, *wanted[1:])
-    candidates = [one, tuple(reversed(one[:2])), one[:2]]
+    candidates = [one, tuple(reversed(one[:2])), one[:2], (2 * one[0], *one[1:])]
     for shape in candidates:
         try:
             made = rule.convert(*(torch.zeros(shape) for _ in range(n)))

@@ -1,13 +1,16 @@
 """What is particular to each source: preconditionings, ladders, layouts of weights, depths."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from scorefield.checkpoints import from_state, load, refinenet
+from scorefield.checkpoints import export, from_state, load, refinenet
 from scorefield.checkpoints.edm import _qkv_apart
 from scorefield.checkpoints.names import Settings
 from scorefield.data.transforms import Affine, Compose, Logit
+from scorefield.errors import BadFileError
 from scorefield.schedules import VE, VP, SubVP, Tabulated
 from tests.checkpoints.published import CONFIGS, changed, drawn
 
@@ -49,6 +52,54 @@ def test_edms_models_are_the_preconditioned_network(tmp_path, kind):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.detach().abs().max()))
     # The levels that both the network and the authors' sampler, at 0.002 ... 80, know.
     assert (model.schedule.t_min, model.schedule.t_max) == (0.02 if kind == "VEPrecond" else 0.002, 80.0)
+
+
+IDDPM = {**CONFIGS["edm"], "preconditioning": "iDDPMPrecond", "M": 50, "C_1": 0.5}
+ADM = {"model_type": None, "label_dim": 0, "model_channels": 16}  # the network of this preconditioning
+
+
+def iddpm_levels():
+    """u_0 ... u_M of Karras et al. 2022, table 1, by their recursion from u_M = 0."""
+    alpha_bar = [math.sin(0.5 * math.pi * j / 50 / 1.008) ** 2 for j in range(51)]
+    u = [0.0]
+    for j in range(50, 0, -1):
+        u.insert(0, math.sqrt((u[0] ** 2 + 1) / max(alpha_bar[j - 1] / alpha_bar[j], 0.5) - 1))
+    return u
+
+
+@pytest.mark.parametrize("change", [{}, {"decoder_type": "skip"}, ADM], ids=["song", "skip", "adm"])
+def test_iddpms_models_use_the_first_half_of_the_network(tmp_path, change):
+    """D = x - sigma F(x / sqrt(sigma^2 + 1), M - 1 - j) with the first half of F (Karras et al. 2022, C.3.3)."""
+    config = changed(IDDPM, **change)
+    state, path = saved(tmp_path, "edm", config)
+    model, u = load("edm", path, config), iddpm_levels()
+    j = [1, 25, 48]
+    x, sigma = torch.randn(3, 3, 8, 8), torch.tensor([u[i] for i in j], dtype=torch.float64)
+    net = from_state("edm", state, config)
+    label = torch.tensor([49.0 - i for i in j])
+    wide = sigma.float()[:, None, None, None]
+    expected = x - wide * net(x / (wide**2 + 1).sqrt(), label)
+    found = model(x, sigma).data
+    # sigma itself is rounded to float32 in one of the two
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.detach().abs().max()))
+    assert model.schedule.t_min == pytest.approx(u[49], rel=1e-12)
+    assert model.schedule.t_max == pytest.approx(u[0], rel=1e-12)
+    again = load("scorefield", export(model, tmp_path / "own"))
+    assert torch.equal(again(x, sigma).data, found)
+    # All of six channels is in the file, and the first three are what counts.
+    last = [name for name in state if "out_conv." in name or "aux_conv." in name]
+    assert {len(state[name]) for name in last} == {6}
+    for half, counts in ((slice(3), True), (slice(3, 6), False)):
+        other = {name: tensor.clone() for name, tensor in state.items()}
+        for name in last:
+            other[name][half] += 1
+        assert torch.equal(from_state("edm", other, config)(x, label), net(x, label)) != counts
+    with pytest.raises(BadFileError, match=r"to make a tensor of shape \(3, \d+, 3, 3\), found \S+ \(6, "):
+        load("edm", path, changed(config, preconditioning="EDMPrecond"))
+    for name in last:
+        state[name] = state[name][:3]
+    with pytest.raises(BadFileError, match="weights are those of another configuration"):
+        from_state("edm", state, config)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 3])

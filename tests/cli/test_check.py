@@ -273,6 +273,15 @@ MISTAKES = {
         ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
         "callbacks.likelihood takes the likelihood of swiss_roll, which has no density as it is configured",
     ),
+    "grey levels of points": (
+        ["experiment=toy_rings", "bound=chain", "callbacks.bound.chain.levels=50"],
+        "callbacks.bound is the bound of integer grey levels, and rings holds continuous data; choose bound",
+    ),
+    "a chain without levels": (["bound=chain"], "callbacks.bound.chain: levels=None takes those of a table, and EDM"),
+    "a chain that does not fall": (
+        ["schedule=ddpm", "bound=chain", "grid@callbacks.bound.chain.grid=ladder"],
+        "callbacks.bound.chain: grid=Ladder() does not fall from level to level",
+    ),
     "pictures' features for digits": (["callbacks=images"], "measures images of 256 grey levels"),
 }
 
@@ -330,6 +339,11 @@ def test_contradictory_settings_end_with_code_2(capsys, arguments):
 
 def test_points_on_a_curve_are_accepted_where_no_likelihood_is_taken():
     assert found("experiment=toy_swiss_roll", "+data.dataset.std=0", "callbacks.likelihood=null") == []
+
+
+def test_chains_are_accepted_for_images_on_any_schedule():
+    assert found("schedule=ddpm", "bound=chain") == []
+    assert found("bound=chain", "callbacks.bound.chain.levels=100", "grid@callbacks.bound.chain.grid=karras") == []
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES.keys())

@@ -43,6 +43,15 @@ def test_a_cell_reads_the_metric_of_its_scale(table, plan, tmp_path):
     assert one["sha256"] == records.file_hash(chain[1].place / "result.json")
 
 
+def test_samples_that_an_evaluation_leaves_out_keep_their_evaluations(table, plan, tmp_path):
+    """An evaluation of the likelihood alone: distance and NFE are those of the run's own samples."""
+    chain = jobs(table.own["sampled"], "small", 0, plan, tmp_path)
+    own = {"fd_digits": {"value": 9.0, "nfe": 20}}
+    write_result(chain[0].place / "result.json", own, chain[0].fingerprint)
+    write_result(chain[1].place / "result.json", {"bits_per_dim": {"value": 2.0, "nfe": 50}}, chain[1].fingerprint)
+    assert records.record(table, "small", chain)["values"] == {"fid": 9.0, "nfe": 20.0}
+
+
 def test_records_come_back(table):
     rows = {"long": row_records({"fid": [3.0, 4.0]})}
     records.save(table, "small", rows)

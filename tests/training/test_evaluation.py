@@ -159,6 +159,29 @@ def test_the_bound_is_that_of_the_dequantised_examples(run):
     assert measured(run, *asked)["bits_per_dim"]["dequantisation"] == record["dequantisation"]
 
 
+def test_the_chains_bound_is_that_of_the_grey_levels(run):
+    """By hand, one example at a time: nothing is dequantised, and no transform adds its determinant."""
+    asked = ["bound=chain", "callbacks.bound.chain.levels=6", "grid@callbacks.bound.chain.grid=karras"]
+    asked += ["callbacks.bound.n_final=5", "callbacks.bound.batch_size=2", "+callbacks.bound.chain.grid.t_min=0.3"]
+    record = measured(run, *asked)["bits_per_dim_chain"]
+    parts = build(digits(run.parent / "again", *asked))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
+    chain = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDimChain").chain
+    codes = [chain(model, split.x[[i]], data, None, IndexedNoise(0, "probes/0", [i])) for i in range(5)]
+    bit = 64 * torch.log(torch.tensor(2.0, dtype=torch.float64))
+    nll, distortion = (torch.cat([getattr(c, name) for c in codes]) / bit for name in ("nll", "distortion"))
+    # float32 networks, whose error is squared and weighted
+    assert record["value"] == pytest.approx(float(nll.mean()), rel=1e-4)
+    assert record["standard_error"] == pytest.approx(float(nll.std() / 5**0.5), rel=1e-3)
+    assert record["distortion"] == pytest.approx(float(distortion.mean()), rel=1e-4)
+    assert min(record["rate"], record["distortion"]) > 0.1
+    assert record["rate"] + record["distortion"] == pytest.approx(record["value"], rel=1e-9)
+    assert record["rmse"] == pytest.approx(float(torch.cat([c.squared_error for c in codes]).mean().sqrt()), rel=1e-4)
+    # Five steps, and the decoder twice.
+    assert (record["n"], record["nfe"], record["steps"], record["dequantisation"]) == (5, 7.0, 6, "none")
+
+
 def test_the_solvers_own_error_is_what_tightening_changes(run):
     loose = ["callbacks.likelihood.n_final=4", "callbacks.likelihood.n_check=4"]
     record = measured(run, *loose)["bits_per_dim"]

@@ -82,7 +82,7 @@ def record(table: Table, scale: str, chain: Sequence[Job]) -> dict[str, Any] | N
     own = chain[0].result() if len(chain) > 1 else None
     if own is not None:  # what a model has by itself, whatever samples it, is measured in its own run
         for name, metric in wanted.items():
-            if values.get(name) is None and metric is not None and "." not in metric:
+            if metric is not None and metric.partition(".")[0] not in result.metrics:
                 values[name] = value_of(own, metric)
     measured = {metric.partition(".")[0] for metric in wanted.values() if metric}
     return {

@@ -2,10 +2,15 @@
 
 The authors distribute pickles of whole modules, which cannot be read without running what they hold; see `edm_pickle`
 for the way around. What is read here is a plain state dict of such a module.
+
+Networks of iDDPM (Nichol & Dhariwal 2021) return the noise and, in as many channels behind it, the interpolated
+variance of a reverse step. Karras et al. 2022, appendix C.3.3, use the first half, and so do the networks here: they
+have image_channels outputs, and the rows of the last layer that make the variance are left out.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +20,13 @@ from torch import Tensor, nn
 from scorefield.checkpoints.names import Rule, Settings, State, fitted, same
 from scorefield.checkpoints.published import AsPublished
 from scorefield.data.transforms import Affine
-from scorefield.models import Log, NetworkModel, One, Parametrization, Sigma, UnitVariance, VPTime
+from scorefield.models import Log, NearestLevel, NetworkModel, One, Parametrization, Sigma, UnitVariance, VPTime
 from scorefield.nets import ADM, GaussianFourier, InputResidual, InputSum, NCSNpp, OutputSkip, Positional, TransposedFir
 from scorefield.nets.adm import ADMDown, ADMUp
 from scorefield.nets.layers import ResidualBlock, SelfAttention, ShiftBlock, Stage
 from scorefield.nets.ncsnpp import DecoderLevel, EncoderLevel
 from scorefield.prediction import Noise, ScaledScore
-from scorefield.schedules import EDM
+from scorefield.schedules import EDM, Tabulated
 
 SOURCE = "edm"
 
@@ -64,11 +69,19 @@ def network(settings: Settings) -> NCSNpp | ADM:
 
 def _default_type(settings: Settings) -> str:
     """The network that a preconditioning takes where none is named."""
-    return "DhariwalUNet" if settings.get("preconditioning", "EDMPrecond") == "EDMPrecond" else "SongUNet"
+    return "SongUNet" if settings.get("preconditioning", "EDMPrecond") in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
+
+
+def _learns_variance(settings: Settings) -> bool:
+    """Whether a variance follows the noise in the authors' last layer."""
+    return str(settings.get("preconditioning", "EDMPrecond")).lower() == "iddpmprecond"
 
 
 def from_state(state: State, settings: Settings) -> nn.Module:
-    """The raw network F of (c_in x, c_noise), with these weights; `model` has the preconditioning around it."""
+    """The raw network F of (c_in x, c_noise), with these weights; `model` has the preconditioning around it.
+
+    Of a network that learns a variance it is the first half of the channels.
+    """
     sizes = {"class_labels": "label_dim", "augment_labels": "augment_dim"}
     labels = [name for name, size in sizes.items() if settings.get(size, 0)]
     return AsPublished(_filled(state, settings), labels=labels)
@@ -78,10 +91,11 @@ def model(state: State, settings: Settings) -> NetworkModel:
     """The score model with these weights on images in [-1, 1]; its time is the noise level.
 
     Raises:
-        ValueError: the preconditioning is none of EDM's, VP's and VE's.
+        ValueError: the preconditioning is none of EDM's, VP's, VE's and iDDPM's.
     """
     get = settings.get
-    kind = settings.choice("preconditioning", {"edmprecond": _edm, "vpprecond": _vp, "veprecond": _ve}, "EDMPrecond")
+    kinds = {"edmprecond": _edm, "vpprecond": _vp, "veprecond": _ve, "iddpmprecond": _iddpm}
+    kind = settings.choice("preconditioning", kinds, "EDMPrecond")
     parametrization, low, high = kind(settings)
     # The authors' sampler keeps to the levels that both it and the network know.
     schedule = EDM(max(0.002, get("sigma_min", low)), min(80.0, get("sigma_max", high)))
@@ -102,6 +116,13 @@ def _vp(settings: Settings) -> tuple[Parametrization, float, float]:
 
 def _ve(settings: Settings) -> tuple[Parametrization, float, float]:
     return Parametrization(ScaledScore(), One(), Log(Sigma(0.5))), 0.02, 100.0
+
+
+def _iddpm(settings: Settings) -> tuple[Parametrization, float, float]:
+    get = settings.get
+    chain = Tabulated.cosine(get("M", 1000), get("C_2", 0.008), 1 - get("C_1", 0.001))
+    least, most = chain.ratio(torch.tensor([chain.t_min, chain.t_max], dtype=torch.float64)).tolist()
+    return Parametrization(Noise(), UnitVariance(1.0), NearestLevel(chain)), least, most
 
 
 def _filled(state: State, settings: Settings) -> nn.Module:
@@ -147,7 +168,14 @@ def rules(net: NCSNpp | ADM, settings: Settings) -> list[Rule]:
         found += same("norm", "out_norm") + same("leave", "out_conv")
     elif net.leave is not None:
         found += same("norm", up.at(0, "aux_norm")) + same("leave", up.at(0, "aux_conv"))
+    if _learns_variance(settings):
+        ends = ("leave", "collect.conv")  # whose outputs are channels of the image
+        found = [replace(r, convert=_first_half) if r.ours.rpartition(".")[0].endswith(ends) else r for r in found]
     return found
+
+
+def _first_half(tensor: Tensor) -> Tensor:
+    return tensor[: len(tensor) // 2]
 
 
 class _Names:

@@ -41,7 +41,12 @@ class Schedule(Remembered, Changeable):
     Args:
         t_min: smallest time, where sampling ends and likelihoods begin.
         t_max: largest time, where the prior stands in for the marginal.
+
+    Attributes:
+        levels: number of levels of a schedule that is a table of them; None in continuous time.
     """
+
+    levels: int | None = None
 
     def __init__(self, t_min: float, t_max: float) -> None:
         if not t_min < t_max:
@@ -164,6 +169,13 @@ class Schedule(Remembered, Changeable):
         """log N(z; 0, prior_std^2 I), in nats: (B, *event) -> (B,)."""
         log_scale = math.log(2 * math.pi * self.prior_std**2)
         return -0.5 * (event_sum((z / self.prior_std).square()) + event_size(z) * log_scale)
+
+    def prior_divergence(self, x: Tensor, t: Tensor) -> Tensor:
+        """KL(N(alpha x, sigma^2 I) || N(0, prior_std^2 I)), in nats: x (B, *event), t (B,) -> (B,) float64."""
+        t = t.double()
+        mean_sq = self.alpha(t).square() * event_sum(x.double().square()) / self.prior_std**2
+        variance = (self.sigma(t) / self.prior_std).square()
+        return (mean_sq + event_size(x) * (variance - 1 - variance.log())) / 2
 
     def prior_like(self, x: Tensor, noise: Noise) -> Tensor:
         """A draw from the prior, shaped like ``x`` (B, *event)."""

@@ -21,6 +21,8 @@ class Tabulated(Schedule):
         sigmas: noise scale of each level, > 0, such that sigmas / alphas increases; as many as alphas.
     """
 
+    levels: int
+
     def __init__(self, alphas: Sequence[float], sigmas: Sequence[float]) -> None:
         alpha, sigma = (torch.as_tensor(v, dtype=torch.float64) for v in (alphas, sigmas))
         if alpha.shape != sigma.shape or alpha.ndim != 1 or len(alpha) < 2:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from scorefield.cli.contradictions.draft import Draft
 from scorefield.cli.contradictions.evaluation import (
+    chain_has_levels,
     dequantisation_fits_data,
     evaluations_take_place,
     likelihood_has_a_density,
@@ -74,6 +75,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         densities_are_known,
         likelihood_has_a_density,
         dequantisation_fits_data,
+        chain_has_levels,
         compute_is_heard,
         quality_knows_the_images,
         quality_has_enough_samples,
@@ -93,6 +95,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         densities_are_known,
         likelihood_has_a_density,
         dequantisation_fits_data,
+        chain_has_levels,
         quality_knows_the_images,
         quality_has_enough_samples,
         evaluations_take_place,

@@ -8,7 +8,8 @@ from scorefield.cli.contradictions.draft import Draft
 from scorefield.data import Data
 from scorefield.dequantisation import VariationalDequantisation
 from scorefield.metrics.fidelity import FEWEST
-from scorefield.training.callbacks.likelihood import LikelihoodEvaluator
+from scorefield.schedules import Schedule
+from scorefield.training.callbacks.likelihood import BitsPerDimChain, DensityEvaluator
 from scorefield.training.callbacks.quality import SampleQuality
 
 
@@ -18,7 +19,7 @@ def likelihood_has_a_density(draft: Draft) -> Iterator[str]:
     if not isinstance(data, Data) or data.has_density:
         return
     for name, callback in draft.parts["callbacks"].items():
-        if isinstance(callback, LikelihoodEvaluator):
+        if isinstance(callback, DensityEvaluator):
             yield (
                 f"callbacks.{name} takes the likelihood of {data.name}, which has no density as it is configured; "
                 f"blur the data, as by data.dataset.std=0.1, or switch it off with callbacks.{name}=null"
@@ -36,6 +37,24 @@ def dequantisation_fits_data(draft: Draft) -> Iterator[str]:
                 f"callbacks.{name}.dequantisation is variational, which is for images of integer grey levels, but "
                 f"{data.name} has shape {data.shape} and {data.levels or 'no'} levels; choose dequantisation=uniform"
             )
+
+
+def chain_has_levels(draft: Draft) -> Iterator[str]:
+    """The bound of a discrete chain is one of grey levels, and takes steps that the schedule has."""
+    data, schedule = draft.parts["data"]["dataset"], draft.parts["schedule"]
+    for name, callback in draft.parts["callbacks"].items():
+        if not isinstance(callback, BitsPerDimChain):
+            continue
+        if isinstance(data, Data) and data.levels is None:
+            yield (
+                f"callbacks.{name} is the bound of integer grey levels, and {data.name} holds continuous data; choose "
+                "bound=variational"
+            )
+        if isinstance(schedule, Schedule):
+            try:
+                callback.chain.times(schedule)
+            except ValueError as error:
+                yield f"callbacks.{name}.chain: {error}"
 
 
 def quality_knows_the_images(draft: Draft) -> Iterator[str]:

@@ -6,7 +6,7 @@ from scorefield.training.callbacks.energy_gap import DivergedError, EnergyGapGua
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.callbacks.fokker_planck import FokkerPlanckResidual
 from scorefield.training.callbacks.guard import NonFiniteError, SkipNonFinite, StopOnNonFinite
-from scorefield.training.callbacks.likelihood import BitsPerDim, BitsPerDimBound
+from scorefield.training.callbacks.likelihood import BitsPerDim, BitsPerDimBound, BitsPerDimChain
 from scorefield.training.callbacks.loss_by_noise import LossByNoise
 from scorefield.training.callbacks.preemption import Preemption
 from scorefield.training.callbacks.progress import TrainingLog
@@ -19,6 +19,7 @@ __all__ = [
     "Agreement",
     "BitsPerDim",
     "BitsPerDimBound",
+    "BitsPerDimChain",
     "ChainReport",
     "Checkpoint",
     "ClassAccuracy",

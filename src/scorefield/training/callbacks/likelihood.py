@@ -1,4 +1,4 @@
-"""Bits per dimension on held-out data: by the probability flow, and by the variational bound."""
+"""Bits per dimension on held-out data: by the probability flow, and by variational bounds."""
 
 import math
 from abc import abstractmethod
@@ -22,52 +22,49 @@ from scorefield.records.result import Measurement
 from scorefield.training.callbacks.evaluator import Evaluator, Occasion
 from scorefield.training.datamodule import shard
 from scorefield.variational import VariationalBound
+from scorefield.variational_chain import ChainBound
 
 
 class LikelihoodEvaluator(Evaluator):
     """-log2 p(x) / d of the validation split during training and of the test split at the end.
 
-    Images are dequantised here, so for them the number is an upper bound of the discrete bits per dimension; continuous
-    data are reported in nats. The number of example i depends on (seed, i) alone.
+    The number of example i depends on (seed, i) alone.
 
     Args:
         n: number of validation examples during training.
         n_final: number of test examples at the end; None takes them all.
         batch_size: examples at once; changes the speed only.
-        draws: dequantisation draws per example at the end.
-        dequantisation: of images at the end; during training it is uniform.
+        draws: estimates per example at the end.
         seed: the evaluation's seed.
         every: number of validations from one evaluation to the next; 0 leaves only the final one.
     """
 
     name: str  # of the metric, behind "bits_per_dim" or "nll_nats"
 
-    def __init__(
-        self,
-        n: int,
-        n_final: int | None,
-        batch_size: int,
-        draws: int,
-        dequantisation: Dequantisation | None,
-        seed: int,
-        every: int,
-    ) -> None:
+    def __init__(self, n: int, n_final: int | None, batch_size: int, draws: int, seed: int, every: int) -> None:
         super().__init__(every)
         if draws < 1:
             raise ValueError(f"draws={draws} must be at least 1")
         self.n, self.n_final, self.batch_size = n, n_final, batch_size
         self.draws, self.seed = draws, seed
-        self.dequantisation = UniformDequantisation() if dequantisation is None else dequantisation
 
     @abstractmethod
-    def in_model_space(
-        self, occasion: Occasion, y: Tensor, cond: Cond | None, noise: Noise
+    def log_prob(
+        self, occasion: Occasion, indices: list[int], draw: int, dequantiser: Dequantiser | None
     ) -> tuple[Tensor, float | Tensor]:
-        """log p(y) in model space or a bound of it, in nats, and the evaluations that each took; both (B,)."""
+        """log p of examples in data space, in nats, and the evaluations that each took; both (B,)."""
 
     @abstractmethod
     def method(self, occasion: Occasion, dequantiser: Dequantiser | None) -> dict[str, object]:
         """How it is computed, for the record."""
+
+    def dequantiser(self, occasion: Occasion) -> Dequantiser | None:
+        """The law of the dequantisation; None where there is none."""
+        return None
+
+    def dequantised(self, occasion: Occasion) -> str:
+        """What the record calls it."""
+        return "none"
 
     def evaluate(self, occasion: Occasion) -> dict[str, Measurement]:
         data = occasion.data
@@ -89,7 +86,7 @@ class LikelihoodEvaluator(Evaluator):
             "standard_error": float(error) * unit,
             "n": n,
             "split": "test" if occasion.final else "validation",
-            "dequantisation": repr(self._dequantisation(occasion)) if discrete else "none",
+            "dequantisation": self.dequantised(occasion),
             "levels": data.data.levels,
             "draws": draws,
             "nfe": float(calls.compute()),
@@ -106,8 +103,47 @@ class LikelihoodEvaluator(Evaluator):
         n = len(split) if wanted is None else min(wanted, len(split))
         return (min(n, 4) if occasion.trainer.fast_dev_run else n), split  # type: ignore[attr-defined]
 
+
+class DensityEvaluator(LikelihoodEvaluator):
+    """The same of a density.
+
+    Images are dequantised here, so for them the number is an upper bound of the discrete bits per dimension; continuous
+    data are reported in nats.
+
+    Args:
+        n: number of validation examples during training.
+        n_final: number of test examples at the end; None takes them all.
+        batch_size: examples at once; changes the speed only.
+        draws: dequantisation draws per example at the end.
+        dequantisation: of images at the end; during training it is uniform.
+        seed: the evaluation's seed.
+        every: number of validations from one evaluation to the next; 0 leaves only the final one.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        n_final: int | None,
+        batch_size: int,
+        draws: int,
+        dequantisation: Dequantisation | None,
+        seed: int,
+        every: int,
+    ) -> None:
+        super().__init__(n, n_final, batch_size, draws, seed, every)
+        self.dequantisation = UniformDequantisation() if dequantisation is None else dequantisation
+
+    @abstractmethod
+    def in_model_space(
+        self, occasion: Occasion, y: Tensor, cond: Cond | None, noise: Noise
+    ) -> tuple[Tensor, float | Tensor]:
+        """log p(y) in model space or a bound of it, in nats, and the evaluations that each took; both (B,)."""
+
     def _dequantisation(self, occasion: Occasion) -> Dequantisation:
         return self.dequantisation if occasion.final else UniformDequantisation()
+
+    def dequantised(self, occasion: Occasion) -> str:
+        return "none" if occasion.data.data.levels is None else repr(self._dequantisation(occasion))
 
     def dequantiser(self, occasion: Occasion) -> Dequantiser | None:
         """The law of the dequantisation; None for continuous data. Every process fits the same."""
@@ -121,7 +157,6 @@ class LikelihoodEvaluator(Evaluator):
     def log_prob(
         self, occasion: Occasion, indices: list[int], draw: int, dequantiser: Dequantiser | None
     ) -> tuple[Tensor, float | Tensor]:
-        """log p of examples in data space, in nats, and the evaluations that each took; both (B,)."""
         data, (_, split) = occasion.data.data, self.examples(occasion)
         examples = split[torch.tensor(indices, dtype=torch.long)].to(occasion.device)
         u = IndexedNoise(self.seed, f"dequantise/{draw}", indices)
@@ -138,7 +173,7 @@ class LikelihoodEvaluator(Evaluator):
         return found + data.transform.log_abs_det(x) - log_q, nfe
 
 
-class BitsPerDim(LikelihoodEvaluator):
+class BitsPerDim(DensityEvaluator):
     """-log2 p(x) / d by the probability flow.
 
     Args:
@@ -214,7 +249,7 @@ class BitsPerDim(LikelihoodEvaluator):
         return {"t_min_tenfold_change": float(in_unit.mean())}
 
 
-class BitsPerDimBound(LikelihoodEvaluator):
+class BitsPerDimBound(DensityEvaluator):
     """An upper bound of -log2 p(x) / d for the reverse SDE, without an ODE (Song et al. 2021b, theorem 3).
 
     Args:
@@ -251,3 +286,60 @@ class BitsPerDimBound(LikelihoodEvaluator):
 
     def method(self, occasion: Occasion, dequantiser: Dequantiser | None) -> dict[str, object]:
         return {"bound": repr(self.bound), "t_min": occasion.model.schedule.t_min}
+
+
+class BitsPerDimChain(LikelihoodEvaluator):
+    """An upper bound of -log2 P(k) / d of the grey levels k themselves, by a discrete chain (Ho et al. 2020, eq. 5).
+
+    Rate and distortion, in bits/dim, and the decoder's root mean squared error in grey levels enter the record (there,
+    section 4.3).
+
+    Args:
+        chain: the bound; its steps, variances and number of draws enter the record.
+        n: number of validation examples during training.
+        n_final: number of test examples at the end; None takes them all.
+        batch_size: examples at once; changes the speed only.
+        seed: the evaluation's seed.
+        every: number of validations from one evaluation to the next; 0 leaves only the final one.
+    """
+
+    name = "_chain"
+
+    def __init__(
+        self,
+        chain: ChainBound,
+        n: int = 64,
+        n_final: int | None = None,
+        batch_size: int = 100,
+        seed: int = 0,
+        every: int = 1,
+    ) -> None:
+        super().__init__(n, n_final, batch_size, 1, seed, every)
+        self.chain = chain
+
+    def evaluate(self, occasion: Occasion) -> dict[str, Measurement]:
+        dims = math.prod(occasion.data.data.shape)
+        self._rate, self._distortion = (BitsPerDimMetric(dims).to(occasion.device) for _ in range(2))
+        self._squared_error = MeanMetric().to(occasion.device)
+        return super().evaluate(occasion)
+
+    def log_prob(
+        self, occasion: Occasion, indices: list[int], draw: int, dequantiser: Dequantiser | None
+    ) -> tuple[Tensor, float | Tensor]:
+        _, split = self.examples(occasion)
+        examples = split[torch.tensor(indices, dtype=torch.long)].to(occasion.device)
+        noise = IndexedNoise(self.seed, f"probes/{draw}", indices)
+        code = self.chain(occasion.model, examples.x, occasion.data.data, occasion.given(examples), noise)
+        self._rate.update(-code.rate)
+        self._distortion.update(-code.distortion)
+        self._squared_error.update(code.squared_error)
+        return -code.nll, float(self.chain.calls(occasion.model.schedule))
+
+    def method(self, occasion: Occasion, dequantiser: Dequantiser | None) -> dict[str, object]:
+        return {
+            "rate": float(self._rate.compute().mean),
+            "distortion": float(self._distortion.compute().mean),
+            "rmse": math.sqrt(float(self._squared_error.compute())),
+            "chain": repr(self.chain),
+            "steps": len(self.chain.times(occasion.model.schedule)),
+        }
