@@ -17,7 +17,7 @@ from scorefield.nets.resampling import TransposedFir
 from scorefield.noise import Noise
 from scorefield.tensors import per_sample
 
-# The symlet of six vanishing moments (Daubechies 1992, table 8.3): |h| = 1, and h is orthogonal to its even shifts.
+# The symlet of six vanishing moments (Daubechies 1992, *Ten lectures on wavelets*): orthonormal to its even shifts.
 SYM6 = (
     0.015404109327027373,
     0.0034907120842174702,
