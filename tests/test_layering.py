@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     0: ["tensors", "noise", "errors", "recipe", "levels", "torchvision_ops"],
     1: ["archives", "schedules", "divergence", "ode", "nets", "data"],
-    2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques", "operators"],
+    2: ["prediction", "times", "grids", "jacobian", "metrics", "techniques", "operators", "augmentation"],
     3: ["models"],
     4: ["checkpoints", "kernels", "constraints", "probability_flow", "fokker_planck", "tweedie", "variational"],
     5: ["samplers", "objectives", "dequantisation", "variational_chain"],

@@ -85,6 +85,14 @@ def test_a_gpu_is_refused_only_where_there_is_none(trainer):
     assert (said == []) if torch.cuda.is_available() else (len(said) == 1 and "finds no GPU" in said[0])
 
 
+SONGUNET = ["net=songunet_ddpmpp", "net.channels=8", "net.multipliers=[1,2]", "net.attention=[]"]
+
+
+@pytest.mark.parametrize("option", options("augmentation"))
+def test_augmentations_are_accepted_for_networks_that_are_told(option):
+    assert found(f"augmentation={option}", *SONGUNET) == []
+
+
 MISTAKES = {
     "settings of calls for an energy": (["experiment=toy_exact_sm", "compute=low_memory"], "is for model=network"),
     "no block to compute again": (["experiment=toy_mixture", "compute=low_memory"], "MLP has no block that can be"),
@@ -243,6 +251,30 @@ MISTAKES = {
     "one sample": (["callbacks.quality.n=1"], "callbacks.quality.n=1 are too few samples to measure quality"),
     "labels left out of none": (["data.label_dropout=0.1"], "data.label_dropout=0.1 leaves out labels that nobody is"),
     "labels always left out": (["experiment=digits_cond", "data.label_dropout=1"], "data.label_dropout=1 is a prob"),
+    "augmentations that the network is not told": (
+        ["augmentation=edm"],
+        "augmentation tells the network 9 numbers, but net.augmentations=0; give net.augmentations=9",
+    ),
+    "augmentations that the network cannot tell apart": (
+        ["augmentation=edm", *SONGUNET, "net.augmentations=4"],
+        "augmentation tells the network 9 numbers, but net.augmentations=4",
+    ),
+    "augmentations of points": (
+        ["experiment=toy_rings", "augmentation=edm"],
+        "augmentation moves images, but data.shape=[2]; leave augmentation out",
+    ),
+    "augmentations for an energy": (
+        ["experiment=digits_energy", "augmentation=edm"],
+        "augmentation has to be told to the network, which EnergyModel does not; use model=network",
+    ),
+    "flips told and untold": (
+        ["augmentation=edm", *SONGUNET, "data.flip=true"],
+        "data.flip=true mirrors images untold, which augmentation does and tells; give data.flip=false",
+    ),
+    "augmentations of no probability": (
+        ["augmentation=edm", *SONGUNET, "augmentation.p=1.5"],
+        "augmentation: p=1.5 is a probability and must be in [0, 1]",
+    ),
     "field for a classifier": (
         ["experiment=digits_classifier", "net=unet_small", "net.classes=10"],
         "model=classifier needs a net that returns 10 logits, but UNet returns [1, 8, 8]",

@@ -26,7 +26,7 @@ from scorefield.nets import (
     OutputSkip,
     Positional,
 )
-from scorefield.nets.ncsnpp import class_weights
+from scorefield.nets.ncsnpp import augmentation_features, class_weights
 from scorefield.nets.refinenet import ConditionalInstanceNormPlus, InstanceNormPlus
 from scorefield.recipe import build, recipe
 
@@ -204,6 +204,8 @@ def test_a_batch_of_classes_and_augmentations(name):
     assert torch.equal(net(x, label), net(x, label, torch.tensor([-1, -1, -1])))
     with pytest.raises(ValueError, match="augmentations=0"):
         net(x, label, augment_labels=torch.zeros(3, 9))
+    with pytest.raises(ValueError, match=r"augment_labels has shape \(3, 4\), expected \(3, 9\)"):
+        augmentation_features(torch.nn.Linear(9, 2), torch.zeros(3, 4), x[:, 0, 0])
     with pytest.raises(ValueError, match="class_labels"):
         class_weights(torch.tensor([0, 3]), 2, 3, x)
 

@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from scorefield.augmentation import Augmentation
 from tests.conftest import SHARED
 from tests.training.tiny import compose_config
 
@@ -68,6 +69,8 @@ def test_edm(name):
     assert batch == paper["batch_size"]
     assert config["steps"] == 1e6 * paper["duration_mimg"] / batch
     assert config["data"]["flip"] == paper["xflip"]
+    assert config["augmentation"]["p"] == paper["augment"]
+    assert config["net"]["augmentations"] == Augmentation.labels
     assert config["trainer"]["gradient_clip_val"] == paper["grad_clip"]
     assert config["optim"]["optimizer"]["lr"] == paper["lr"]
     assert config["optim"]["lr_schedule"]["total_iters"] == pytest.approx(1e6 * paper["lr_rampup_mimg"] / batch, abs=1)

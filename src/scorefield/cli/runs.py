@@ -173,7 +173,8 @@ def build(config: Config) -> Parts:
         )
     node = config["data"]
     options = {key: node[key] for key in ("examples", "resident", "flip", "dequantise") if key in node}
-    batches = DataModule(data, node["batch_size"], seed, **options)
+    augmentation = make(config["augmentation"]) if config.get("augmentation") else None
+    batches = DataModule(data, node["batch_size"], seed, augmentation=augmentation, **options)
     return Parts(module, batches, trainer)
 
 

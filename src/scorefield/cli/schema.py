@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from scorefield.augmentation import Augmentation
 from scorefield.constraints import Constraint
 from scorefield.data import Data
 from scorefield.dequantisation import Dequantisation
@@ -53,6 +54,7 @@ class Train(TypedDict):
     """conf/train.yaml, and what every run stores."""
 
     data: DataNode
+    augmentation: NotRequired[Augmentation | None]
     data_std: NotRequired[float]  # of the experiment; the parametrisations that need it interpolate it
     schedule: Schedule
     net: nn.Module

@@ -118,7 +118,7 @@ class Compute:
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
 
-    def call(self, net: nn.Module, x: Tensor, *others: Tensor) -> Tensor:
+    def call(self, net: nn.Module, x: Tensor, *others: Tensor | None) -> Tensor:
         """net(x, *others), of the type of x."""
         if self.compiled and net._compiled_call_impl is None:
             # Here, since a copy of a network, as the averaged one is, comes without.

@@ -12,13 +12,14 @@ from scorefield.schedules import Schedule
 
 
 class NetworkModel(ScoreModel):
-    """out = net(c_in x_t + shift, c_noise, class label).
+    """out = net(c_in x_t + shift, c_noise, class label, augmentation).
 
     The state x may be wider than the network's parameters (float64 sampling through a float32 network): the input is
     cast down and the output cast back.
 
     Args:
-        net: called as ``net(x, label)`` or, with classes, ``net(x, label, class_labels)``; returns a tensor like x.
+        net: called as ``net(x, label)``, with classes as ``net(x, label, class_labels)``, with images that were
+            augmented as ``net(x, label, class_labels or None, augment_labels)``; returns a tensor like x.
         schedule: the schedule that perturbs the data.
         parametrization: target, input scale and label.
         transform: from data to the space of x, for a model that comes without its data set; nothing here reads it.
@@ -51,6 +52,8 @@ class NetworkModel(ScoreModel):
     def forward(self, x: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
         p, dtype = self.parametrization, self.dtype
         _, label = p.told(self.schedule, t, dtype)
-        classes = () if cond is None or "label" not in cond else (cond["label"],)
-        out = self.compute.call(self.net, p.seen(x, self.schedule, t, dtype), label, *classes)
+        told = [] if cond is None else [cond.get("label"), cond.get("augment_labels")]
+        while told and told[-1] is None:  # what is not told needs no place in the call, nor in the network
+            told.pop()
+        out = self.compute.call(self.net, p.seen(x, self.schedule, t, dtype), label, *told)
         return Prediction(self.schedule, x, t, out.to(x.dtype), p.target)

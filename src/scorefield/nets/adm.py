@@ -19,7 +19,7 @@ from scorefield.nets.layers import (
     require_halvings,
     zero_init,
 )
-from scorefield.nets.ncsnpp import class_weights
+from scorefield.nets.ncsnpp import augmentation_features, class_weights
 from scorefield.nets.noise_features import NoiseFeatures
 from scorefield.nets.resampling import Box, DownConv, UpConv
 from scorefield.recipe import Remembered
@@ -52,9 +52,7 @@ class ADMConditioning(nn.Module):
         """Label (B,), classes (see `class_weights`), augmentation (B, augmentations) or None for none -> (B, width)."""
         e = self.features(label.to(self.inner.weight.dtype))
         if augment_labels is not None:
-            if self.augment_map is None:
-                raise ValueError("augment_labels were given to a network built with augmentations=0")
-            e = e + self.augment_map(augment_labels.to(e.dtype))
+            e = e + augmentation_features(self.augment_map, augment_labels, e)
         c = self.outer(F.silu(self.inner(e)))
         if self.class_map is not None:
             c = c + self.class_map(class_weights(class_labels, len(c), self.classes, c))

@@ -47,6 +47,21 @@ def class_weights(class_labels: Tensor | None, batch: int, classes: int, like: T
     return F.one_hot(class_labels.long() + 1, classes + 1)[:, 1:].to(like.dtype)
 
 
+def augmentation_features(augment_map: nn.Linear | None, augment_labels: Tensor, like: Tensor) -> Tensor:
+    """A augmentation, (B, features), of the network's A and labels (B, augmentations), as precise as ``like``.
+
+    Raises:
+        ValueError: the network has no A, or labels have another length.
+    """
+    if augment_map is None:
+        raise ValueError("augment_labels were given to a network built with augmentations=0")
+    expected = (len(like), augment_map.in_features)
+    if augment_labels.shape != expected:
+        raise ValueError(f"augment_labels has shape {tuple(augment_labels.shape)}, expected {expected}")
+    features: Tensor = augment_map(augment_labels.to(like.dtype))
+    return features
+
+
 class LabelledConditioning(nn.Module):
     """c = act(W_2 act(W_1 (e(label) + P sqrt(K) class + A augmentation))), K the number of classes.
 
@@ -85,9 +100,7 @@ class LabelledConditioning(nn.Module):
         elif class_labels is not None:
             raise ValueError("class_labels were given to a network without classes; build it with classes=<number>")
         if augment_labels is not None:
-            if self.augment_map is None:
-                raise ValueError("augment_labels were given to a network built with augmentations=0")
-            e = e + self.augment_map(augment_labels.to(e.dtype))
+            e = e + augmentation_features(self.augment_map, augment_labels, e)
         return self.activation(self.outer(self.activation(self.inner(e))))
 
 

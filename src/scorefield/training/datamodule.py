@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from scorefield.augmentation import Augmentation
 from scorefield.data import Data, Split
 from scorefield.noise import StreamNoise
 from scorefield.training.module import Batch
@@ -32,6 +33,7 @@ class TrainingStream:
         device: where batches are made; None is where the split is.
         flip: mirror each image from left to right with probability 1/2.
         dequantise: spread grey levels uniformly over their intervals; otherwise they are the intervals' middles.
+        augmentation: what is done to images in model space; a batch then holds its labels; None leaves them alone.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class TrainingStream:
         device: torch.device | None = None,
         flip: bool = False,
         dequantise: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         if batch_size % world_size:
             raise ValueError(f"data.batch_size={batch_size} counts all processes and must be divisible by {world_size}")
         self.data, self.split, self.batch_size, self.seed = data, split, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
         self.device = split.x.device if device is None else device
-        self.flip, self.dequantise = flip, dequantise
+        self.flip, self.dequantise, self.augmentation = flip, dequantise, augmentation
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def indices(self, number: int) -> Tensor:
@@ -84,6 +87,9 @@ class TrainingStream:
         batch = {"x": x, "index": index.to(self.device)}
         if examples.labels is not None:
             batch["label"] = examples.labels
+        if self.augmentation is not None:
+            noise = StreamNoise(self.seed, "augment", self.rank, number)
+            batch["x"], batch["augment_labels"] = self.augmentation(x, noise)
         return batch
 
     def __iter__(self) -> Iterator[Batch]:
@@ -105,9 +111,11 @@ class DataModule(pl.LightningDataModule):
         flip: in training, mirror each image from left to right with probability 1/2.
         dequantise: in training, spread grey levels uniformly over their intervals; otherwise they are the intervals'
             middles, as the published networks saw them.
+        augmentation: in training, what is done to images, of which the model is told; None leaves them alone.
 
     Raises:
-        ValueError: the batch is empty, or the data are no images to flip or have no grey levels to spread.
+        ValueError: the batch is empty, the data are no images to flip or augment or have no grey levels to spread, or
+            images would be flipped with and without the model's knowledge.
     """
 
     def __init__(
@@ -119,12 +127,17 @@ class DataModule(pl.LightningDataModule):
         resident: bool = True,
         flip: bool = False,
         dequantise: bool = True,
+        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         if flip and len(data.shape) != 3:
             raise ValueError(f"flip={flip} mirrors images, but examples of {data.name} have shape {list(data.shape)}")
+        if augmentation is not None and len(data.shape) != 3:
+            raise ValueError(f"augmentation moves images, but examples of {data.name} have shape {list(data.shape)}")
+        if augmentation is not None and flip:
+            raise ValueError(f"flip={flip} mirrors images untold, which augmentation does and tells; give flip=False")
         if not dequantise and data.levels is None:
             raise ValueError(f"dequantise={dequantise} is about grey levels, and {data.name} holds continuous data")
         self.data = data
@@ -132,7 +145,7 @@ class DataModule(pl.LightningDataModule):
         self.seed = seed
         self.examples = examples
         self.resident = resident
-        self.flip, self.dequantise = flip, dequantise
+        self.flip, self.dequantise, self.augmentation = flip, dequantise, augmentation
 
     @cached_property
     def train_split(self) -> Split:
@@ -164,6 +177,7 @@ class DataModule(pl.LightningDataModule):
             device=device,
             flip=self.flip,
             dequantise=self.dequantise,
+            augmentation=self.augmentation,
         )
 
     # Evaluators read their split themselves, sharded over processes without padding; Lightning's evaluation loops are

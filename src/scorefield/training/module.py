@@ -18,7 +18,9 @@ from scorefield.models.guidance import drop_labels
 from scorefield.noise import Noise, StreamNoise, key_of
 from scorefield.objectives import Loss, Objective
 
-Batch = dict[str, Tensor]  # "x" (B, *event) in model space, "index" (B,), and "label" (B,) where the data have classes
+# "x" (B, *event) in model space, "index" (B,), "label" (B,) where the data have classes, and "augment_labels" (B, k)
+# where images were augmented.
+Batch = dict[str, Tensor]
 
 
 def match_layouts(optimizer: Optimizer) -> None:
@@ -80,7 +82,10 @@ class ScoreModule(pl.LightningModule):
 
     def conditions(self, batch: Batch) -> dict[str, Tensor] | None:
         """What the model is told besides x_t."""
-        return {"label": batch["label"]} if self.conditional else None
+        cond = {"label": batch["label"]} if self.conditional else {}
+        if "augment_labels" in batch:
+            cond["augment_labels"] = batch["augment_labels"]
+        return cond or None
 
     def loss(self, model: ScoreModel, batch: Batch, noise: Noise) -> Loss:
         """The objective on one batch, some of its labels left out, with the given randomness."""

@@ -30,6 +30,7 @@ from scorefield.cli.contradictions.machine import (
     validation_interval,
 )
 from scorefield.cli.contradictions.network import (
+    augmentation_is_told,
     classifier_is_trained_as_one,
     compute_is_heard,
     data_are_described,
@@ -66,6 +67,7 @@ CHECKS: Mapping[str, tuple[Callable[[Draft], Iterator[str]], ...]] = {
         data_are_described,
         net_fits_data,
         net_answers_the_model,
+        augmentation_is_told,
         classifier_is_trained_as_one,
         guidance_fits,
         guidance_can_be_stored,

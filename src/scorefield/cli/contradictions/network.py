@@ -7,6 +7,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from scorefield.augmentation import Augmentation
 from scorefield.cli.contradictions.draft import Draft
 from scorefield.data import Data
 from scorefield.models import (
@@ -14,6 +15,7 @@ from scorefield.models import (
     Compute,
     EnergyModel,
     NetworkModel,
+    ScoreModel,
 )
 from scorefield.noise import StreamNoise
 from scorefield.objectives import CrossEntropy, Denoising, Objective, PersistentContrastiveDivergence
@@ -115,6 +117,26 @@ def net_fits_data(draft: Draft) -> Iterator[str]:
         yield f"data.label_dropout={dropout} is a probability below 1"
     elif dropout and not conditional:
         yield f"data.label_dropout={dropout} leaves out labels that nobody is told; give data.conditional=true"
+
+
+def augmentation_is_told(draft: Draft) -> Iterator[str]:
+    """What is augmented are images, and the network is told how: otherwise it learns that images look so."""
+    augmentation, data = draft.parts.get("augmentation"), draft.config["data"]
+    if not isinstance(augmentation, Augmentation):
+        return
+    model, known = draft.parts["model"], draft.config["net"].get("augmentations", 0)
+    if len(data["shape"]) != 3:
+        yield f"augmentation moves images, but data.shape={data['shape']}; leave augmentation out"
+    if isinstance(model, ScoreModel) and not isinstance(model, NetworkModel):
+        yield f"augmentation has to be told to the network, which {type(model).__name__} does not; use model=network"
+    elif known != augmentation.labels:
+        yield (
+            f"augmentation tells the network {augmentation.labels} numbers, but net.augmentations={known}; give "
+            f"net.augmentations={augmentation.labels} to a network that has it, as net=songunet_ddpmpp, or "
+            "leave augmentation out"
+        )
+    if data.get("flip", False):
+        yield "data.flip=true mirrors images untold, which augmentation does and tells; give data.flip=false"
 
 
 def optimizer_takes_its_numbers(draft: Draft) -> Iterator[str]:
