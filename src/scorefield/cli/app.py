@@ -11,7 +11,8 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from scorefield.cli.compose import Composed, Problem, conf_dir, jobs
+from scorefield.cli.compose import conf_dir, jobs
+from scorefield.cli.composed import Composed, Problem
 from scorefield.cli.exits import answered, end_with_the_sweep
 from scorefield.cli.launcher import quoted
 from scorefield.cli.sweep import conclude, sweep_name

@@ -6,7 +6,8 @@ from typing import Any
 
 from hydra._internal.utils import get_args_parser
 
-from scorefield.cli.compose import Composed, Problem, jobs
+from scorefield.cli.compose import jobs
+from scorefield.cli.composed import Composed, Problem
 from scorefield.cli.launcher import Launcher, gpu_slots
 from scorefield.errors import BadFileError, UserError
 

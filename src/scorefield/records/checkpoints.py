@@ -67,8 +67,8 @@ def newest_checkpoint(run_dir: RunDir, report: Callable[[str], None]) -> Path | 
             return path
     if found:
         raise BadFileError(
-            f"{run_dir.checkpoint_folder}: none of its {len(found)} checkpoints is whole; put one back, or start over "
-            "with fresh=true"
+            f"{run_dir.checkpoint_folder}: none of its {len(found)} checkpoints is whole; put one back, or train "
+            "anew with fresh=true"
         )
     return None
 

@@ -13,7 +13,7 @@ class Draft:
 
     Args:
         config: its plain values.
-        parts: the same tree with objects in the place of nodes, see `scorefield.cli.check.rehearse`.
+        parts: the same tree with objects in the place of nodes, see `scorefield.cli.rehearsal.rehearse`.
         launcher: what starts it as a job of a sweep, as Hydra's configuration has it; None for a run of its own.
     """
 

@@ -7,7 +7,7 @@ import torch
 from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
 from pytorch_lightning.strategies import StrategyRegistry
 
-from scorefield.cli.compose import nearest
+from scorefield.cli.composed import nearest
 from scorefield.cli.contradictions.draft import Draft
 
 
