@@ -208,6 +208,53 @@ def test_the_depth_of_ncsnv2_is_read_off_its_weights(depth):
     torch.testing.assert_close(net(x, index), deep(2 * x - 1) / sigmas)
 
 
+def test_score_sdes_ncsnv2_is_ermongroups_in_other_words(tmp_path):
+    state, path = saved(tmp_path, "ncsnv2", CONFIGS["ncsnv2"])
+    words = {"nf": 8, "num_scales": 10, "sigma_max": 10.0, "normalization": "InstanceNorm++", "nonlinearity": "elu"}
+    config = changed(CONFIGS["score_sde"], model__name="ncsnv2_64", training__continuous=False)
+    config["model"] |= words
+    x, index = torch.rand(2, 3, 8, 8), torch.tensor([2, 5])
+    out = from_state("score_sde", state, config)(x, index)
+    assert torch.equal(out, from_state("ncsnv2", state, CONFIGS["ncsnv2"])(x, index))
+    torch.save({"model": state, "ema": {"shadow_params": [2 * w for w in state.values()]}}, tmp_path / "both.pt")
+    model, theirs = load("score_sde", tmp_path / "both.pt", config, "raw"), load("ncsnv2", path, CONFIGS["ncsnv2"])
+    sigma = torch.from_numpy(np.geomspace(10, 0.01, 10))[index]
+    t = model.schedule.time_at(sigma)
+    assert torch.equal(model(x, t).score, theirs(x, t).score)
+    torch.testing.assert_close(model(x, t).score, out)
+    average = from_state("ncsnv2", {name: 2 * w for name, w in state.items()}, CONFIGS["ncsnv2"])(x, index)
+    torch.testing.assert_close(load("score_sde", tmp_path / "both.pt", config)(x, t).score, average)
+    centred = changed(config, data__centered=True)
+    assert load("score_sde", path, centred).transform == Affine(128.0, 128.0)
+    torch.testing.assert_close(from_state("score_sde", state, centred)(2 * x - 1, index), out)
+    with pytest.raises(ValueError, match=r"training\.continuous=True"):
+        from_state("score_sde", state, changed(config, training__continuous=True))
+    with pytest.raises(ValueError, match=r"training\.sde='vpsde'"):
+        from_state("score_sde", state, changed(config, training__sde="vpsde"))
+
+
+@pytest.mark.parametrize("logit", [False, True])
+def test_ncsns_baseline_is_known_by_its_weights(tmp_path, logit):
+    """A network of one noise level under NCSN's names, which a file alone tells from NCSN."""
+    config = changed(CONFIGS["ncsn"], data__logit_transform=logit)
+    settings = Settings(config, "ncsn")
+    baseline = refinenet.network(settings, told=False)
+    with torch.no_grad():
+        for w in baseline.parameters():
+            w.add_(0.1 * torch.randn_like(w))
+    state = {rule.theirs[0]: baseline.state_dict()[rule.ours] for rule in refinenet.rules(baseline, "1234")}
+    assert {"normalizer.alpha", "refine1.crp.norms.0.gamma", "refine4.output_convs.3_2_norm.beta"} <= set(state)
+    torch.save([{f"module.{name}": w for name, w in state.items()}, {}], tmp_path / "checkpoint.pth")
+    model = load("ncsn", tmp_path / "checkpoint.pth", config)
+    x, t = torch.rand(2, 3, 8, 8), torch.tensor([0.2, 0.9])
+    expected = baseline(x if logit else 2 * x - 1, t)
+    torch.testing.assert_close(model(x, t).score, expected)
+    torch.testing.assert_close(from_state("ncsn", state, config)(x, t), expected)
+    assert torch.equal(model.schedule.sigma(t), torch.tensor([0.01, 0.01]))
+    with pytest.raises(BadFileError, match="use source 'ncsn'"):
+        from_state("ncsnv2", state, CONFIGS["ncsnv2"])
+
+
 def test_data_that_are_scaled_already_are_not_scaled_again(tmp_path):
     for change, transform in (
         ({"data__rescaled": True}, Affine(128.0, 128.0)),

@@ -57,6 +57,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
         2, 8, (1, 2), 1, Positional(8, endpoint=False), attention=(1,), head_channels=8, classes=3, **unfused
     ),
     "ncsn": lambda: NCSN(2, 4, 5),
+    "ncsn_untold": lambda: NCSN(2, 4, None),
     "ncsnv2": lambda: NCSNv2(2, 4),
     "ncsnv2_deepest": lambda: NCSNv2(2, 4, (1, 2, 2, 2, 4, 4), (1, 1, 1, 1, 2, 4), nn.SiLU()),
 }
@@ -105,7 +106,7 @@ def test_published_sizes(make, count, frozen):
     assert sum(p.numel() for p in net.parameters() if not p.requires_grad) == frozen
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n != "ncsn" and "v2" not in n])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if not n.startswith("ncsn_") and n != "ncsn" and "v2" not in n])
 def test_a_fresh_unet_returns_zero(name):
     label = torch.zeros(2)
     assert (NETWORKS[name]()(torch.randn(2, 2, 8, 8), label) == 0).all()
@@ -123,7 +124,7 @@ def test_the_output_answers_to_image_and_label(case):
     out = net(x, label)
     assert out.shape == x.shape
     assert ((net(x + 0.1, label) - out).flatten(1).abs().amax(1) > 1e-9).all()
-    told = name not in ("ncsnpp_untold", "ncsnv2", "ncsnv2_deepest")
+    told = name not in ("ncsnpp_untold", "ncsn_untold", "ncsnv2", "ncsnv2_deepest")
     moved = net(x, (label + 1) % 5) - out
     assert (moved.flatten(1).abs().amax(1) > 1e-9).all() == told
 
@@ -182,6 +183,22 @@ def test_every_network_can_be_told_a_class(name):
 def test_a_network_without_classes_refuses_them(name):
     with pytest.raises(ValueError, match="without classes"):
         NETWORKS[name]()(torch.randn(2, 2, 8, 8), torch.tensor([0, 3]), torch.zeros(2, dtype=torch.long))
+
+
+def test_a_network_of_one_level_is_one_whose_levels_are_alike():
+    one, five = awake(NCSN(2, 4, None)), NCSN(2, 4, 5)
+    state = {}
+    for name, value in five.state_dict().items():
+        norm = name.removesuffix(".table.weight")
+        parts = (f"{norm}.{part}" for part in ("gamma", "alpha", "beta"))
+        state[name] = torch.cat([one.state_dict()[p] for p in parts]).expand_as(value) if norm != name else None
+    five.load_state_dict({name: one.state_dict()[name] if w is None else w for name, w in state.items()})
+    x, label = torch.randn(3, 2, 8, 8), torch.tensor([0, 2, 4])
+    torch.testing.assert_close(one(x, label), five(x, label))
+    classed = awake(NCSN(2, 4, None, classes=3))
+    moved = classed(x, label, torch.tensor([0, 1, 2])) - classed(x, label)
+    assert (moved.flatten(1).abs().amax(1) > 1e-9).all()
+    assert [len(net.norm.table.weight) for net in (classed, five, CONDITIONAL["ncsn"]())] == [4, 5, 20]
 
 
 def test_a_noise_level_that_is_none_is_refused():

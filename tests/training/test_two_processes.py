@@ -103,6 +103,12 @@ def test_stopped_by_a_signal_to_the_second_and_resumed_is_uninterrupted(probed, 
     assert journal(folder / "run") == journal(tmp_path / "run")
 
 
+CHAIN = (
+    "+callbacks.chain={_target_: scorefield.training.callbacks.BitsPerDimChain, n_final: 7, every: 0, "
+    "chain: {_target_: scorefield.variational_chain.ChainBound, levels: 5}}"
+)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The digits, trained and evaluated by the real command with two processes."""
@@ -110,7 +116,7 @@ def trained(tmp_path_factory):
     overrides = [f"++{o}" if "." in o.split("=")[0] else o for o in DIGITS]
     wanted = ["callbacks.quality.n_final=41", "callbacks.likelihood.n_final=7", "callbacks.samples.every=1"]
     wanted += ["++callbacks.likelihood.n=1", "++callbacks.loss_by_noise.every=1"]  # one example, and so none for one
-    wanted += ["bound=variational", "++callbacks.bound.bound.draws=2", "++callbacks.bound.n_final=7"]
+    wanted += ["bound=variational", "++callbacks.bound.bound.draws=2", "++callbacks.bound.n_final=7", CHAIN]
     launch("scorefield.cli.main", "train", *overrides, *wanted, "trainer=ddp_cpu", f"run_dir={path}")
     return path
 
@@ -138,6 +144,7 @@ def alone(trained, tmp_path) -> dict:
             "callbacks.bound.bound.draws=2",
             "callbacks.bound.n_final=7",
             "callbacks.bound.batch_size=2",
+            CHAIN,
             "callbacks.samples.every=1",
             "callbacks.quality.batch_size=10",
         )
@@ -159,7 +166,8 @@ def test_one_two_and_three_processes_measure_the_same_and_draw_the_same_picture(
         assert one.keys() == many.keys()
         for name in one:
             # float32 layers round differently for other batch shapes
-            assert many[name]["value"] == pytest.approx(one[name]["value"], rel=1e-5), name
+            for field in one[name].keys() & {"value", "rate", "distortion", "rmse"}:
+                assert many[name][field] == pytest.approx(one[name][field], rel=1e-5), (name, field)
             for field in ("n", "seed", "weights", "step", "nfe", "floor", "n_reference"):
                 assert many[name].get(field) == pytest.approx(one[name].get(field)), (name, field)
         assert RunDir(other).final_samples.read_bytes() == RunDir(tmp_path).final_samples.read_bytes()

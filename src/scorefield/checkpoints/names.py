@@ -49,7 +49,7 @@ def layer(ours: str, module: nn.Module, theirs: str) -> list[Rule]:
 _MARKS: dict[str, Callable[[set[str]], bool]] = {
     "score_sde": lambda names: any(name.startswith("all_modules.") for name in names),
     "edm": lambda names: any(name.removeprefix("model.").startswith(("map_layer0.", "enc.", "dec.")) for name in names),
-    "ncsn": lambda names: "normalizer.embed.weight" in names,
+    "ncsn": lambda names: bool({"normalizer.embed.weight", "refine1.crp.norms.0.alpha"} & names),
     "ncsnv2": lambda names: "normalizer.alpha" in names or "begin_conv.weight" in names,
     "diffusers": lambda names: any(name.startswith(("down_blocks.", "time_embedding.")) for name in names),
     "scorefield": lambda names: any(name.startswith(("net.", "model.net.")) for name in names),

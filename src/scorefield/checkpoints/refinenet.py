@@ -1,11 +1,13 @@
 """Networks and checkpoints of ermongroup/ncsn and ermongroup/ncsnv2 (Song and Ermon 2019; 2020).
 
 A checkpoint is a list: the weights of the network inside a parallel wrapper, the optimiser's state and, in NCSNv2,
-epoch, step and the averages of the trained parameters by name. NCSN keeps no averages.
+epoch, step and the averages of the trained parameters by name. NCSN keeps no averages. NCSN's baseline, which is not
+told the noise level and has one, is known by the names of its weights.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +29,9 @@ from scorefield.nets.refinenet import (
     RefineResidual,
 )
 from scorefield.prediction import ScaledScore, Score
-from scorefield.schedules import VE
+from scorefield.schedules import VE, Constant
+
+_BASELINE = 0.01  # the noise level of NCSN's baseline, in units of its data; no configuration has it
 
 # The published depths: how the levels are called, their channels in units of the first, and their dilations.
 _DEPTHS: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -37,18 +41,20 @@ _DEPTHS: dict[tuple[str, ...], tuple[tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def network(settings: Settings, levels: Sequence[str] = ("1", "2", "3", "4")) -> RefineNet:
+def network(settings: Settings, levels: Sequence[str] = ("1", "2", "3", "4"), told: bool = True) -> RefineNet:
     """Our network for a configuration, with fresh weights.
 
     Args:
         settings: the configuration.
         levels: how the authors call the network's levels; their configurations do not say how deep a network is.
+        told: whether NCSN is told the noise level; its baseline is not, and its configurations do not say so.
     """
     multipliers, dilations = _DEPTHS[tuple(levels)]
     image_channels, channels = settings.get("data.channels"), settings.get("model.ngf")
     if settings.source == "ncsn":
         act = activation(settings) if "model.nonlinearity" in settings else nn.ELU()
-        return NCSN(image_channels, channels, settings.get("model.num_classes"), multipliers, dilations, act)
+        noise_levels = settings.get("model.num_classes") if told else None
+        return NCSN(image_channels, channels, noise_levels, multipliers, dilations, act)
     settings.choice("model.normalization", {"instancenorm++": None}, "InstanceNorm++")
     return NCSNv2(image_channels, channels, multipliers, dilations, activation(settings))
 
@@ -67,17 +73,18 @@ def model(state: State, settings: Settings) -> NetworkModel:
     Raises:
         ValueError: the ladder is not geometric.
     """
+    net = _filled(state, settings)
+    scaled = _is_scaled(settings)
+    parametrization = Parametrization(Score(), One() if scaled else Fixed(2.0), input_shift=0.0 if scaled else -1.0)
+    if isinstance(net, NCSN) and net.noise_levels is None:
+        return NetworkModel(net, Constant(_BASELINE), parametrization, _transform(settings))
     settings.choice("model.sigma_dist", {"geometric": None}, "geometric")
     _ladder(state, settings)
-    net = _filled(state, settings)
     levels = settings.get("model.num_classes")
     schedule = VE(settings.get("model.sigma_end"), settings.get("model.sigma_begin"), t_min=0.0)
     target = ScaledScore(levels) if settings.source == "ncsnv2" else Score()
-    scaled = _is_scaled(settings)
-    parametrization = Parametrization(
-        target, One() if scaled else Fixed(2.0), LadderIndex(levels), 0.0 if scaled else -1.0
-    )
-    return NetworkModel(net, schedule, parametrization, _transform(settings))
+    told = replace(parametrization, target=target, label=LadderIndex(levels))
+    return NetworkModel(net, schedule, told, _transform(settings))
 
 
 def _transform(settings: Settings) -> Transform:
@@ -111,7 +118,7 @@ def _ladder(state: State, settings: Settings) -> Tensor:
 def _filled(state: State, settings: Settings) -> RefineNet:
     found = {name.split(".")[0].removeprefix("res") for name in state if name.startswith("res")}
     levels = next((names for names in _DEPTHS if set(names) == found), next(iter(_DEPTHS)))
-    net = network(settings, levels)
+    net = network(settings, levels, told="normalizer.alpha" not in state)
     fitted(net, state, rules(net, levels), settings.source, unused=lambda name: name == "sigmas")
     return net
 

@@ -2,7 +2,8 @@
 
 A checkpoint is a mapping with ``model``, the weights of the network inside a parallel wrapper, and ``ema``, whose
 ``shadow_params`` are a list of averages in the order of the parameters that are trained. All layers of a network are
-members of one list, ``all_modules``; its order is that in which they are applied.
+members of one list, ``all_modules``; its order is that in which they are applied. Its NCSNv2 is that of ermongroup, by
+other words of the configuration.
 """
 
 import math
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.checkpoints import refinenet
 from scorefield.checkpoints.names import Rule, Settings, State, activation, fitted, numbered, same
 from scorefield.checkpoints.published import AsPublished
 from scorefield.data.transforms import Affine, to_symmetric_unit, to_unit
@@ -50,6 +52,7 @@ from scorefield.prediction import Noise, ScaledScore, Score, Target
 from scorefield.schedules import VE, VP, Schedule, SubVP, Tabulated
 
 SOURCE = "score_sde"
+_NCSNV2 = ("ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
 Part = Callable[[str], list[Rule]]
 
 
@@ -105,8 +108,28 @@ def _ncsnpp(settings: Settings, common: dict[str, Any]) -> nn.Module:
     )
 
 
+def _ncsnv2(settings: Settings) -> Settings | None:
+    """The configuration of an NCSNv2 in the words of ncsnv2; None for another network."""
+    get, choice = settings.get, settings.choice
+    if not choice("model.name", {"ddpm": False, "ncsnpp": False} | dict.fromkeys(_NCSNV2, True)):
+        return None
+    choice("training.sde", {"vesde": None})
+    if get("training.continuous"):
+        raise ValueError(f"{SOURCE}: config.training.continuous=True: an NCSNv2 knows the levels of its ladder only")
+    data = {
+        "channels": get("data.channels" if "data.channels" in settings else "data.num_channels"),
+        "rescaled": get("data.centered"),
+    }
+    names = {"ngf": "nf", "num_classes": "num_scales", "sigma_begin": "sigma_max", "sigma_end": "sigma_min"}
+    model = {ours: get(f"model.{theirs}") for ours, theirs in names.items()}
+    model |= {name: get(f"model.{name}") for name in ("normalization", "nonlinearity")}
+    return Settings({"data": data, "model": model}, "ncsnv2")
+
+
 def from_state(state: State, settings: Settings) -> nn.Module:
     """The authors' function of (x, time input), with these weights."""
+    if (ncsnv2 := _ncsnv2(settings)) is not None:
+        return refinenet.from_state(state, ncsnv2)
     net = network(settings)
     _fill(net, state, settings)
     fourier = _is_fourier(settings)
@@ -126,6 +149,8 @@ def model(state: State, settings: Settings) -> NetworkModel:
     Raises:
         ValueError: the configuration combines what no published model does.
     """
+    if (ncsnv2 := _ncsnv2(settings)) is not None:
+        return refinenet.model(state, ncsnv2)
     net = network(settings)
     _fill(net, state, settings)
     schedule, label, target = _process(settings)

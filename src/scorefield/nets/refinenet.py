@@ -90,6 +90,13 @@ class NoNorm(nn.Module):
 Norm = Callable[[int], nn.Module]
 
 
+def _instance_norm(levels: int | None, classes: int | None) -> Norm:
+    """The normalisation of a network that is told the noise level, the class, both, or neither."""
+    if levels is None and classes is None:
+        return InstanceNormPlus
+    return partial(ConditionalInstanceNormPlus, levels=(levels or 1) * (1 + (classes or 0)))
+
+
 def _class_index(class_labels: Tensor | None, classes: int | None, like: Tensor) -> Tensor:
     """0 for no class and 1 + c for class c, (B,) int64, checked; zeros for a network without classes."""
     if class_labels is None:
@@ -341,7 +348,8 @@ class NCSN(RefineNet):
     Args:
         image_channels: channels of an image.
         channels: channels of the first level.
-        levels: number of noise levels.
+        levels: number of noise levels; None for the network of one level, the paper's baseline, whose label is not
+            looked at.
         multipliers: channels of each level of the network, in units of ``channels``.
         dilations: dilation of each level's convolutions.
         activation: the nonlinearity; None takes ELU.
@@ -352,13 +360,13 @@ class NCSN(RefineNet):
         self,
         image_channels: int,
         channels: int,
-        levels: int,
+        levels: int | None,
         multipliers: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 2, 4),
         activation: nn.Module | None = None,
         classes: int | None = None,
     ) -> None:
-        norm = partial(ConditionalInstanceNormPlus, levels=levels * (1 + (classes or 0)))
+        norm = _instance_norm(levels, classes)
         pool = nn.AvgPool2d(5, 1, 2)
         act = nn.ELU() if activation is None else activation
         super().__init__(image_channels, channels, multipliers, dilations, norm, norm, pool, act)
@@ -367,13 +375,16 @@ class NCSN(RefineNet):
 
     def forward(self, x: Tensor, label: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """x (B, image_channels, H, W), noise level (B,), 0 the largest, class_labels (B,) int64 or None -> like x."""
+        index = _class_index(class_labels, self.classes, x)
+        if self.noise_levels is None:
+            return self.refined(x, index)
         level = label.round().long() if label.is_floating_point() else label
         if level.device.type == "cpu" and not ((level >= 0) & (level < self.noise_levels)).all():
             raise ValueError(
                 f"label must lie in 0 ... {self.noise_levels - 1}, the index of a noise level; got {label}"
             )
         # The levels without a class come first, so that a network without classes has the published table.
-        return self.refined(x, level + self.noise_levels * _class_index(class_labels, self.classes, x))
+        return self.refined(x, level + self.noise_levels * index)
 
 
 class NCSNv2(RefineNet):
@@ -402,9 +413,7 @@ class NCSNv2(RefineNet):
     ) -> None:
         pool = nn.MaxPool2d(5, 1, 2)
         act = nn.ELU() if activation is None else activation
-        norm: Norm = InstanceNormPlus
-        if classes is not None:
-            norm = partial(ConditionalInstanceNormPlus, levels=1 + classes)
+        norm = _instance_norm(None, classes)
         super().__init__(image_channels, channels, multipliers, dilations, norm, NoNorm, pool, act)
         self.classes = classes
 
