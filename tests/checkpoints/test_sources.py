@@ -233,6 +233,14 @@ def test_score_sdes_ncsnv2_is_ermongroups_in_other_words(tmp_path):
         from_state("score_sde", state, changed(config, training__sde="vpsde"))
 
 
+@pytest.mark.parametrize("source", ["ncsn", "ncsnv2"])
+def test_another_normalisation_is_refused_by_name(source):
+    """Its weights could have the same names."""
+    state = drawn(source, CONFIGS[source])
+    with pytest.raises(ValueError, match=r"model\.normalization='variancenorm' must be one of instancenorm\+\+"):
+        from_state(source, state, changed(CONFIGS[source], model__normalization="VarianceNorm"))
+
+
 @pytest.mark.parametrize("logit", [False, True])
 def test_ncsns_baseline_is_known_by_its_weights(tmp_path, logit):
     """A network of one noise level under NCSN's names, which a file alone tells from NCSN."""

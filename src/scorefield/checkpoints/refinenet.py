@@ -49,13 +49,13 @@ def network(settings: Settings, levels: Sequence[str] = ("1", "2", "3", "4"), to
         levels: how the authors call the network's levels; their configurations do not say how deep a network is.
         told: whether NCSN is told the noise level; its baseline is not, and its configurations do not say so.
     """
+    settings.choice("model.normalization", {"instancenorm++": None}, "InstanceNorm++")
     multipliers, dilations = _DEPTHS[tuple(levels)]
     image_channels, channels = settings.get("data.channels"), settings.get("model.ngf")
     if settings.source == "ncsn":
         act = activation(settings) if "model.nonlinearity" in settings else nn.ELU()
         noise_levels = settings.get("model.num_classes") if told else None
         return NCSN(image_channels, channels, noise_levels, multipliers, dilations, act)
-    settings.choice("model.normalization", {"instancenorm++": None}, "InstanceNorm++")
     return NCSNv2(image_channels, channels, multipliers, dilations, activation(settings))
 
 
