@@ -1,31 +1,16 @@
-"""Configurations: what is shipped is accepted, what is wrong is refused before anything is built, all at once."""
+"""Configurations: what is wrong is refused before anything is built, all at once."""
 
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from scorefield.cli.app import refuse, refuse_mistakes
 from scorefield.cli.check import mistakes
-from scorefield.cli.compose import conf_dir, jobs
+from scorefield.cli.compose import jobs
 from scorefield.errors import UserError
-
-CONF = Path(conf_dir())
-
-
-def options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def found(*overrides: str, command: str = "train") -> list[str]:
-    """What is wrong with a single job."""
-    (composed,) = jobs(command, overrides)
-    if composed.values is None:
-        return [problem.text for problem in composed.problems]
-    problems = [*composed.problems, *mistakes(composed, command, multirun=False)]
-    return [problem.text for problem in problems if problem.fatal]
+from tests.cli.checked import SONGUNET, found
 
 
 def refused(capsys, *arguments: str, command: str = "train") -> str:
@@ -38,59 +23,12 @@ def refused(capsys, *arguments: str, command: str = "train") -> str:
     return said
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_is_accepted(experiment):
-    assert found(f"experiment={experiment}") == []
-
-
-CHAINS = {"cd", "pcd", "cd_tempered"}  # objectives that train energies alone
-OTHERS = CHAINS | {"cross_entropy"}  # and classifiers
-
-
-@pytest.mark.parametrize("objective", sorted(CHAINS))
-def test_chains_are_accepted_for_energies(objective):
-    assert found("experiment=toy_exact_sm", f"objective={objective}") == []
-
-
-@pytest.mark.parametrize(
-    "choice",
-    [
-        f"{group}={option}"
-        for group in ("parametrization", "times", "objective", "optim", "ema", "likelihood", "logger", "on_nonfinite")
-        for option in options(group)
-        if option not in OTHERS
-    ]
-    + [f"debug={option}" for option in options("debug")]
-    + [f"trainer={option}" for option in ("cpu", "ddp_cpu")],
-)
-def test_every_option_is_accepted(choice):
-    assert found(choice) == []
-
-
-@pytest.mark.parametrize("schedule", [s for s in options("schedule") if s not in ("clean", "constant")])
-def test_every_sampler_is_accepted_on_every_schedule_with_more_than_one_level(schedule):
-    special = {"mala"}  # which needs a density
-    if schedule not in ("vp", "subvp"):
-        special.add("euler_maruyama_vp")  # whose last time is one of theirs
-    for sampler in set(options("sampler")) - special:
-        assert found(f"schedule={schedule}", f"sampler={sampler}") == []
-    assert found(f"schedule={schedule}", "sampler=mala", "model=energy", "net=energy_conv") == []
-
-
 @pytest.mark.parametrize("trainer", ["gpu", "ddp"])
 def test_a_gpu_is_refused_only_where_there_is_none(trainer):
     import torch
 
     said = found(f"trainer={trainer}")
     assert (said == []) if torch.cuda.is_available() else (len(said) == 1 and "finds no GPU" in said[0])
-
-
-SONGUNET = ["net=songunet_ddpmpp", "net.channels=8", "net.multipliers=[1,2]", "net.attention=[]"]
-
-
-@pytest.mark.parametrize("option", options("augmentation"))
-def test_augmentations_are_accepted_for_networks_that_are_told(option):
-    assert found(f"augmentation={option}", *SONGUNET) == []
 
 
 MISTAKES = {
@@ -340,19 +278,6 @@ def test_half_an_observation_is_refused(remembered_composition, arguments, expec
     assert any(expected in text for text in said), said
 
 
-def test_whole_observations_are_accepted(remembered_composition):
-    for more in (
-        ["constraint=replacement"],
-        ["posterior=moments", "std=0.1"],
-        ["constraint=projection", "guidance=cfg"],
-    ):
-        assert found("run_dir=x", "examples=2", "observation=grey", *more, command="sample") == []
-    assert found("run_dir=x", "edit=interpolate", "images=x", command="edit") == []
-    assert found("run_dir=x", command="edit") == [
-        "give either images=FILE_OR_FOLDER or examples=NUMBER, the first so many of the test split"
-    ]
-
-
 CONTRADICTIONS = {
     "a likelihood without a density": ["experiment=toy_swiss_roll", "+data.dataset.std=0"],
     "a schedule that the objective cannot use": ["schedule=constant"],
@@ -367,15 +292,6 @@ CONTRADICTIONS = {
 def test_contradictory_settings_end_with_code_2(capsys, arguments):
     said = refused(capsys, *arguments)
     assert "nothing was started" in said
-
-
-def test_points_on_a_curve_are_accepted_where_no_likelihood_is_taken():
-    assert found("experiment=toy_swiss_roll", "+data.dataset.std=0", "callbacks.likelihood=null") == []
-
-
-def test_chains_are_accepted_for_images_on_any_schedule():
-    assert found("schedule=ddpm", "bound=chain") == []
-    assert found("bound=chain", "callbacks.bound.chain.levels=100", "grid@callbacks.bound.chain.grid=karras") == []
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
@@ -397,11 +313,6 @@ def test_all_mistakes_are_named_at_once_and_once_each(capsys):
         ("sampler.steps=1.5", "conf/sampler/edm_heu"),
     ):
         assert any(word in line and file in line for line in lines)
-
-
-def test_a_key_that_an_interpolation_reads_is_accepted():
-    assert found("+width=16", "net.channels=${width}") == []
-    assert "width is read by nothing" in found("+width=16")[0]
 
 
 def test_mistakes_in_a_file_are_found(tmp_path, capsys):

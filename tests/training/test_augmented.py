@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from scorefield.augmentation import Augmentation
-from scorefield.cli.runs import build, newest_checkpoint
+from scorefield.cli.runs import build
 from scorefield.data import Digits, Mixture
 from scorefield.noise import StreamNoise
-from scorefield.records.rundir import RunDir
 from scorefield.training.callbacks.evaluator import Occasion
 from scorefield.training.datamodule import DataModule, TrainingStream
-from tests.training.test_resume import InterruptedRunError, Interruption, same_run
+from tests.training.test_resume import interrupted_is_uninterrupted
 from tests.training.tiny import DIGITS, checkpoint, compose_config, differences, fit
 
 SONGUNET = [
@@ -91,12 +90,7 @@ def test_a_network_without_classes_is_told_too(tmp_path):
 
 def test_augmentations_survive_a_resumption(tmp_path):
     overrides = ["callbacks.checkpoint.every=3"]
-    fit(augmented(tmp_path / "whole", *overrides))
-    config = augmented(tmp_path / "broken", *overrides)
-    with pytest.raises(InterruptedRunError):
-        fit(config, None, Interruption(5))
-    fit(config, newest_checkpoint(RunDir(tmp_path / "broken")))
-    same_run(tmp_path / "whole", tmp_path / "broken")
+    interrupted_is_uninterrupted(lambda path: augmented(path, *overrides), tmp_path)
     # Other augmentations make another run: the comparison can fail.
     fit(augmented(tmp_path / "other", *overrides, "augmentation.p=0.4"))
     assert differences(checkpoint(tmp_path / "whole")["state_dict"], checkpoint(tmp_path / "other")["state_dict"])

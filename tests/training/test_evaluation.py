@@ -36,6 +36,13 @@ def measured(run, *overrides) -> dict[str, dict]:
     }
 
 
+def again(run, kind: str, *overrides):
+    """The averaged model of the shared run and its data, and the callback of a kind under other settings."""
+    parts = build(digits(run.parent / "again", *overrides))
+    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
+    return parts.module.model.eval(), parts.data, next(c for c in parts.trainer.callbacks if type(c).__name__ == kind)
+
+
 def test_batch_size_changes_no_number(run):
     one = measured(run)
     other = measured(
@@ -61,10 +68,7 @@ def test_every_number_names_its_weights_and_step(run):
 def test_the_distance_is_that_of_the_samples_it_says(run):
     """The recorded value and floor, recomputed from samples drawn one at a time and from the splits."""
     record = measured(run)["fd_digits"]
-    parts = build(digits(run.parent / "again"))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model, data = parts.module.model.eval(), parts.data
-    quality = next(c for c in parts.trainer.callbacks if type(c).__name__ == "SampleQuality")
+    model, data, quality = again(run, "SampleQuality")
     cpu = torch.device("cpu")
     singles = [draw(model, quality.sampler, data.data.shape, [i], 0, cpu)[0] for i in range(record["n"])]
     extractor = DigitFeatures()
@@ -83,11 +87,8 @@ def test_the_distance_is_that_of_the_samples_it_says(run):
 
 
 def test_a_sample_depends_on_the_seed_and_its_index_alone(run):
-    parts = build(digits(run.parent / "again", "sampler=ancestral", "sampler.steps=3"))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model = parts.module.model.eval()
-    sampler = next(c for c in parts.trainer.callbacks if type(c).__name__ == "SampleGrid").sampler
-    args = (sampler, (1, 8, 8))
+    model, _, grid = again(run, "SampleGrid", "sampler=ancestral", "sampler.steps=3")
+    args = (grid.sampler, (1, 8, 8))
     cpu = torch.device("cpu")
     together, _ = draw(model, *args, [0, 1, 2, 3, 4], 5, cpu)
     shuffled, _ = draw(model, *args, [3, 9, 1], 5, cpu)
@@ -100,10 +101,8 @@ def test_a_sample_depends_on_the_seed_and_its_index_alone(run):
 def test_likelihood_is_that_of_the_dequantised_examples(run):
     """Bits per dimension by hand: dequantise, encode one example at a time, add the transform's log-determinant."""
     record = measured(run)["bits_per_dim"]
-    parts = build(digits(run.parent / "again"))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
-    likelihood = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDim")
+    model, batches, likelihood = again(run, "BitsPerDim")
+    data, split = batches.data, batches.test_split
     nats = []
     for i in range(record["n"]):
         x = split.x[[i]].float() + IndexedNoise(0, "dequantise/0", [i]).uniform_like(torch.zeros(1, 1, 8, 8))
@@ -118,17 +117,15 @@ def test_the_error_bar_is_of_examples_not_of_draws(run):
     """Three draws of each of four examples are four examples: the spread of their means, not of twelve numbers."""
     asked = ["callbacks.likelihood.n_final=4", "callbacks.likelihood.draws=3"]
     record = measured(run, *asked)["bits_per_dim"]
-    parts = build(digits(run.parent / "again", *asked))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
-    flow = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDim").flow
+    model, batches, likelihood = again(run, "BitsPerDim", *asked)
+    data, split = batches.data, batches.test_split
     means = []
     for i in range(4):
         nats = []
         for number in range(3):
             u = IndexedNoise(0, f"dequantise/{number}", [i]).uniform_like(torch.zeros(1, 1, 8, 8))
             y = data.transform.forward(split.x[[i]].float() + u)
-            nats.append(flow.log_prob(model, y, noise=IndexedNoise(0, f"probes/{number}", [i])))
+            nats.append(likelihood.flow.log_prob(model, y, noise=IndexedNoise(0, f"probes/{number}", [i])))
         means.append(torch.cat(nats).double().mean())
     bits = torch.stack(means) / 64 / torch.log(torch.tensor(2.0).double())
     assert record["standard_error"] == pytest.approx(float(bits.std() / 2), rel=1e-3)  # float32 states of the solver
@@ -140,11 +137,9 @@ def test_the_bound_is_that_of_the_dequantised_examples(run):
     asked = ["bound=variational", "callbacks.bound.bound.draws=3", "callbacks.bound.n_final=4"]
     asked += ["dequantisation=variational", "dequantisation.steps=3", "dequantisation.batch_size=4"]
     record = measured(run, *asked)["bits_per_dim_bound"]
-    parts = build(digits(run.parent / "again", *asked))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
-    evaluator = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDimBound")
-    law = evaluator.dequantisation.dequantiser(model, data, parts.data.train_split, lambda _: None, 0, CPU)
+    model, batches, evaluator = again(run, "BitsPerDimBound", *asked)
+    data, split = batches.data, batches.test_split
+    law = evaluator.dequantisation.dequantiser(model, data, batches.train_split, lambda _: None, 0, CPU)
     nats = []
     for i in range(4):
         x, log_q = law(split.x[[i]].float(), IndexedNoise(0, "dequantise/0", [i]))
@@ -164,11 +159,9 @@ def test_the_chains_bound_is_that_of_the_grey_levels(run):
     asked = ["bound=chain", "callbacks.bound.chain.levels=6", "grid@callbacks.bound.chain.grid=karras"]
     asked += ["callbacks.bound.n_final=5", "callbacks.bound.batch_size=2", "+callbacks.bound.chain.grid.t_min=0.3"]
     record = measured(run, *asked)["bits_per_dim_chain"]
-    parts = build(digits(run.parent / "again", *asked))
-    parts.module.model.load_state_dict(checkpoint(run)["ema"]["state_dict"])
-    model, data, split = parts.module.model.eval(), parts.data.data, parts.data.test_split
-    chain = next(c for c in parts.trainer.callbacks if type(c).__name__ == "BitsPerDimChain").chain
-    codes = [chain(model, split.x[[i]], data, None, IndexedNoise(0, "probes/0", [i])) for i in range(5)]
+    model, batches, evaluator = again(run, "BitsPerDimChain", *asked)
+    data, split = batches.data, batches.test_split
+    codes = [evaluator.chain(model, split.x[[i]], data, None, IndexedNoise(0, "probes/0", [i])) for i in range(5)]
     bit = 64 * torch.log(torch.tensor(2.0, dtype=torch.float64))
     nll, distortion = (torch.cat([getattr(c, name) for c in codes]) / bit for name in ("nll", "distortion"))
     # float32 networks, whose error is squared and weighted

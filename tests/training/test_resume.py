@@ -1,6 +1,8 @@
 """N + M steps in one go are N steps, an interruption, and M more: bit for bit, on one process."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -44,6 +46,23 @@ def same_run(a: Path, b: Path) -> None:
     assert all(g.read_bytes() == (RunDir(b).sample_folder / g.name).read_bytes() for g in grids)
 
 
+def interrupted_is_uninterrupted(
+    make: Callable[[Path], Any], folder: Path, step: int = 5, validating: bool = False
+) -> Path | None:
+    """Of one configuration a run in one go, in whole/, and one that is stopped and gone on with, in broken/.
+
+    They leave the same. Returns the checkpoint from which it went on.
+    """
+    fit(make(folder / "whole"))
+    config = make(folder / "broken")
+    with pytest.raises(InterruptedRunError):
+        fit(config, None, Interruption(step, validating))
+    newest = newest_checkpoint(RunDir(folder / "broken"))
+    fit(config, newest)
+    same_run(folder / "whole", folder / "broken")
+    return newest
+
+
 # plane: validations at batches 4, 8, 12; a journal entry every 3 steps.
 CASES = {
     "no validation is due at the checkpoint": (plane, ["callbacks.checkpoint.every=5"], 7, False, 5),
@@ -77,15 +96,8 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, case):
     make, overrides, step, validating, resumes_at = CASES[case]
-    fit(make(tmp_path / "whole", *overrides))
-    config = make(tmp_path / "broken", *overrides)
-    with pytest.raises(InterruptedRunError):
-        fit(config, None, Interruption(step, validating))
-    run = RunDir(tmp_path / "broken")
-    newest = newest_checkpoint(run)
-    assert newest == (None if resumes_at is None else run.checkpoint(resumes_at))
-    fit(config, newest)
-    same_run(tmp_path / "whole", tmp_path / "broken")
+    newest = interrupted_is_uninterrupted(lambda path: make(path, *overrides), tmp_path, step, validating)
+    assert newest == (None if resumes_at is None else RunDir(tmp_path / "broken").checkpoint(resumes_at))
 
 
 def test_resuming_at_every_step(tmp_path):
