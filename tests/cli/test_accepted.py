@@ -58,7 +58,7 @@ def test_augmentations_are_accepted_for_networks_that_are_told(option):
     assert found(f"augmentation={option}", *SONGUNET) == []
 
 
-def test_whole_observations_are_accepted(remembered_composition):
+def test_whole_observations_are_accepted():
     for more in (
         ["constraint=replacement"],
         ["posterior=moments", "std=0.1"],

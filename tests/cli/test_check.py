@@ -273,7 +273,7 @@ OBSERVATIONS = {
 
 
 @pytest.mark.parametrize(("arguments", "expected"), OBSERVATIONS.values(), ids=OBSERVATIONS.keys())
-def test_half_an_observation_is_refused(remembered_composition, arguments, expected):
+def test_half_an_observation_is_refused(arguments, expected):
     said = found("run_dir=x", *arguments, command="sample")
     assert any(expected in text for text in said), said
 
@@ -295,7 +295,7 @@ def test_contradictory_settings_end_with_code_2(capsys, arguments):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_refused_with_what_to_do(remembered_composition, arguments, expected):
+def test_a_mistake_is_refused_with_what_to_do(arguments, expected):
     # times.t_min is an argument of the class that its file leaves at its default.
     arguments = [f"+{a}" if a.startswith("times.t_min") else a for a in arguments]
     said = found(*arguments)

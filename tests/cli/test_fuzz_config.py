@@ -177,7 +177,7 @@ LINES = st.lists(override(), min_size=1, max_size=4)
 
 @given(LINES)
 @settings(LIMIT, max_examples=EXAMPLES)
-def test_command_lines(remembered_composition, capsys, overrides):
+def test_command_lines(capsys, overrides):
     check_overrides(capsys, overrides)
 
 
@@ -185,7 +185,7 @@ def test_command_lines(remembered_composition, capsys, overrides):
 @pytest.mark.timeout(3600)
 @given(LINES)
 @settings(LIMIT, max_examples=2000)
-def test_many_command_lines(remembered_composition, capsys, overrides):
+def test_many_command_lines(capsys, overrides):
     check_overrides(capsys, overrides)
 
 

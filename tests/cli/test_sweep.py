@@ -221,7 +221,7 @@ def refused(capsys, *arguments: str) -> str:
         (["seed=0,1", "trainer=ddp_cpu", "+trainer.num_nodes=2"], "starts jobs on this machine alone"),
     ],
 )
-def test_a_sweep_is_refused_as_a_whole(capsys, remembered_composition, arguments, expected):
+def test_a_sweep_is_refused_as_a_whole(capsys, arguments, expected):
     assert expected in refused(capsys, "-m", *arguments)
 
 
@@ -231,11 +231,11 @@ def test_a_sweep_is_refused_where_somebody_else_starts_the_processes(capsys, mon
     assert "each of which would run the whole sweep; start the sweep alone" in refused(capsys, "-m", "seed=0,1")
 
 
-def test_a_sweep_may_have_several_processes_in_each_job(remembered_composition):
+def test_a_sweep_may_have_several_processes_in_each_job():
     assert len(refuse_mistakes("train", ["-m", "seed=0,1", "trainer=ddp_cpu"])) == 2
 
 
-def test_groups_of_sweeps_multiply_and_the_command_line_wins(remembered_composition):
+def test_groups_of_sweeps_multiply_and_the_command_line_wins():
     both = refuse_mistakes("train", ["-m", "sweep=[seeds,samplers]"], thorough=False)
     assert len(both) == len({job.swept for job in both}) == 12
     one = refuse_mistakes("train", ["-m", "sweep=[seeds,samplers]", "seed=7"], thorough=False)
