@@ -33,8 +33,8 @@ from scorefield.variational import Bound
 
 
 @dataclass(frozen=True)
-class Code(Bound):
-    """A bound of -ln P as a code of the image: its rate, then what the decoder leaves (Ho et al. 2020, section 4.3).
+class Codelength(Bound):
+    """A bound of -ln P as the length of a code: its rate, then what the decoder leaves (Ho et al. 2020, section 4.3).
 
     Its standard error is too large rather than too small.
 
@@ -104,7 +104,7 @@ class ChainBound:
     @torch.no_grad()
     def __call__(
         self, model: ScoreModel, k: Tensor, data: Data, cond: Cond | None = None, noise: Noise | None = None
-    ) -> Code:
+    ) -> Codelength:
         """The bound of -ln P of each image.
 
         Args:
@@ -134,7 +134,7 @@ class ChainBound:
         squares = terms.diff(dim=0).square()
         variance = (squares.sum(0) + squares[0] + squares[-1]) / 2 + (one - other).square() / 4
         squared = (data.transform.inverse(means) - 0.5 - k.double()).square().mean(0)
-        return Code(parts[0] + parts[1] + parts[2], variance.sqrt(), *parts, event_mean(squared))
+        return Codelength(parts[0] + parts[1] + parts[2], variance.sqrt(), *parts, event_mean(squared))
 
     def _steps(self, model: ScoreModel, x: Tensor, times: Tensor, cond: Cond | None, noise: Noise) -> list[Tensor]:
         """What the means of the steps make of the sum, in parts, (B,) each."""
